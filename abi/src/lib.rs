@@ -1,0 +1,27 @@
+//! The contract between the corevisor (EL2, trusted) and the hostvisor (EL1, not trusted).
+//!
+//! Hypercall numbers, error codes, the run page and the standard SMCCC/PSCI numbers both sides
+//! speak. Plain data only: no unsafe code, no hardware, no allocation. Everything here is a
+//! promise; changing it means changing both sides and `docs/hypercalls/`.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod addr;
+pub mod error;
+pub mod hypercall;
+pub mod psci;
+pub mod run;
+
+pub use addr::{Ipa, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr};
+pub use error::Error;
+pub use hypercall::HostCall;
+
+/// Version of this interface: major in bits 31:16, minor in bits 15:0.
+pub const ABI_VERSION: u32 = 0x0001_0000;
+
+/// Most vCPUs a VM may have.
+pub const MAX_VCPUS: usize = 16;
+
+/// Most physical CPUs the machine may have.
+pub const MAX_CPUS: usize = 8;
