@@ -1,0 +1,221 @@
+//! The processor this code runs on, as the corevisor's [`Cpu`].
+
+use super::{gic, world};
+use crate::context::{El1Regs, FpRegs, GpRegs, Timer, VgicRegs};
+use crate::hal::{Cpu, TrapKind, WorldRegs};
+use crate::{pstate, traps};
+use abi::Ipa;
+
+/// Reads a system register.
+macro_rules! mrs {
+    ($reg:expr) => {{
+        let value: u64;
+        // SAFETY: reading this register at EL2 has no side effect.
+        unsafe {
+            core::arch::asm!(concat!("mrs {}, ", $reg), out(reg) value, options(nomem, nostack, preserves_flags));
+        }
+        value
+    }};
+}
+
+/// Writes a system register that changes nothing about EL2's own memory or control flow.
+macro_rules! msr {
+    ($reg:literal, $value:expr) => {{
+        let value: u64 = $value;
+        // SAFETY: the register governs worlds below EL2 or the trapping of their instructions, never
+        // how EL2 itself executes.
+        unsafe {
+            core::arch::asm!(concat!("msr ", $reg, ", {}"), in(reg) value, options(nostack, preserves_flags));
+        }
+    }};
+}
+pub(super) use {mrs, msr};
+
+/// The token for this CPU at EL2. One exists per CPU; it never leaves it.
+#[derive(Debug)]
+pub struct El2Cpu {
+    has_pan: bool,
+    /// Active-priority registers per group that the GIC implements, 1 to 4.
+    apr_count: usize,
+    lr_count: usize,
+}
+
+impl El2Cpu {
+    /// Takes over this CPU: vectors, trap controls and everything that does not change between
+    /// worlds.
+    ///
+    /// # Safety
+    ///
+    /// Called once on each CPU, at EL2 with E2H = 0, interrupts masked, on the stack that the CPU will
+    /// go on using.
+    pub unsafe fn new() -> Self {
+        msr!("vbar_el2", (&raw const world::el2_vectors) as u64);
+        let dfr0 = mrs!("id_aa64dfr0_el1");
+        let pmu = (dfr0 >> 8) & 0xf;
+        // HPMN: all counters belong to EL1, where all accesses trap. 0 would be unpredictable.
+        let counters = if pmu == 0 || pmu == 0xf { 0 } else { (mrs!("pmcr_el0") >> 11) & 0x1f };
+        msr!("mdcr_el2", traps::MDCR | counters);
+        msr!("hstr_el2", 0);
+        msr!("vpidr_el2", mrs!("midr_el1"));
+        msr!("cptr_el2", traps::CPTR_FP_TRAP);
+        if (mrs!("id_aa64mmfr1_el1") >> 40) & 0xf != 0 {
+            // HCRX_EL2 (FEAT_HCX): everything it would enable stays off.
+            msr!("s3_4_c1_c2_2", 0);
+        }
+        if (mrs!("id_aa64mmfr0_el1") >> 56) & 0xf != 0 {
+            // FEAT_FGT: HFGRTR, HFGWTR, HFGITR, HDFGRTR, HDFGWTR trap nothing more.
+            msr!("s3_4_c1_c1_4", 0);
+            msr!("s3_4_c1_c1_5", 0);
+            msr!("s3_4_c1_c1_6", 0);
+            msr!("s3_4_c3_c1_4", 0);
+            msr!("s3_4_c3_c1_5", 0);
+        }
+        let (lr_count, apr_count) = gic::init();
+        Self { has_pan: (mrs!("id_aa64mmfr1_el1") >> 20) & 0xf != 0, apr_count, lr_count }
+    }
+
+    /// List registers of the virtual CPU interface.
+    #[must_use]
+    pub const fn list_registers(&self) -> usize {
+        self.lr_count
+    }
+}
+
+impl Cpu for El2Cpu {
+    fn set_world(&mut self, world: &WorldRegs) {
+        msr!("vttbr_el2", world.stage2.vttbr);
+        msr!("vtcr_el2", world.stage2.vtcr);
+        msr!("hcr_el2", world.hcr);
+        msr!("cptr_el2", world.cptr);
+        msr!("cnthctl_el2", world.cnthctl);
+        msr!("cntvoff_el2", world.cntvoff);
+        msr!("vmpidr_el2", world.vmpidr);
+        // The exception return that follows synchronises; until then no EL1&0 translation is used.
+    }
+
+    fn set_cptr(&mut self, cptr: u64) {
+        msr!("cptr_el2", cptr);
+    }
+
+    fn enter(&mut self, gp: &mut GpRegs) -> TrapKind {
+        // SAFETY: `El2Cpu::new` set the vectors; the corevisor set stage 2 and the trap controls by
+        // `set_world` (HCR_EL2.VM is part of every world it builds); `gp` is borrowed exclusively.
+        match unsafe { world::enter_world(gp) } {
+            world::SYNC => TrapKind::Sync,
+            world::INTERRUPT => TrapKind::Interrupt,
+            _ => TrapKind::SError,
+        }
+    }
+
+    fn esr(&self) -> u64 {
+        mrs!("esr_el2")
+    }
+
+    fn far(&self) -> u64 {
+        mrs!("far_el2")
+    }
+
+    fn fault_page(&self) -> Ipa {
+        // HPFAR_EL2.FIPA: bits 43:4 hold IPA bits 51:12.
+        Ipa((mrs!("hpfar_el2") & 0xfff_ffff_fff0) << 8)
+    }
+
+    fn save_el1(&mut self, regs: &mut El1Regs) {
+        regs.save();
+    }
+
+    fn load_el1(&mut self, regs: &El1Regs) {
+        regs.load();
+    }
+
+    fn inject(&mut self, gp: &mut GpRegs, esr: u64, far: Option<u64>) {
+        msr!("elr_el1", gp.pc);
+        msr!("spsr_el1", gp.pstate);
+        msr!("esr_el1", esr);
+        if let Some(far) = far {
+            msr!("far_el1", far);
+        }
+        gp.pc = mrs!("vbar_el1").wrapping_add(pstate::sync_vector_offset(gp.pstate));
+        gp.pstate = pstate::on_exception(gp.pstate, mrs!("sctlr_el1"), self.has_pan);
+    }
+
+    fn write_mdscr(&mut self, value: u64) {
+        msr!("mdscr_el1", value);
+    }
+
+    fn read_mdscr(&self) -> u64 {
+        mrs!("mdscr_el1")
+    }
+
+    fn save_fp(&mut self, regs: &mut FpRegs) {
+        super::fp::save(regs);
+    }
+
+    fn load_fp(&mut self, regs: &FpRegs) {
+        super::fp::load(regs);
+    }
+
+    fn write_lr(&mut self, n: usize, value: u64) {
+        if n < self.lr_count {
+            gic::write_lr(n, value);
+        }
+    }
+
+    fn read_lr(&self, n: usize) -> u64 {
+        if n < self.lr_count { gic::read_lr(n) } else { 0 }
+    }
+
+    fn load_vgic(&mut self, regs: &VgicRegs, hcr: u64) {
+        gic::load(regs, hcr, self.apr_count);
+    }
+
+    fn save_vgic(&mut self, regs: &mut VgicRegs) {
+        gic::save(regs, self.apr_count);
+    }
+
+    fn load_vtimer(&mut self, timer: Timer) {
+        msr!("cntv_cval_el0", timer.cval);
+        msr!("cntv_ctl_el0", timer.ctl);
+    }
+
+    fn save_vtimer(&mut self) -> Timer {
+        let timer = Timer { ctl: mrs!("cntv_ctl_el0"), cval: mrs!("cntv_cval_el0") };
+        msr!("cntv_ctl_el0", 0);
+        timer
+    }
+
+    fn now(&self) -> u64 {
+        now()
+    }
+}
+
+/// CNTPCT_EL0: ticks of the machine's time.
+#[must_use]
+pub fn now() -> u64 {
+    mrs!("cntpct_el0")
+}
+
+/// Feature registers of this CPU in encoding order: index `(CRm - 1) * 8 + op2` for op0 = 3, op1 = 0,
+/// CRn = 0, CRm = 1 … 7 (Arm ARM D24.1, "ID group 3"). Reserved encodings read as zero.
+#[must_use]
+pub fn feature_registers() -> [u64; 56] {
+    let mut regs = [0; 56];
+    macro_rules! read {
+        ($($crm:literal: $($op2:literal)*;)*) => {
+            $($(
+                regs[($crm - 1) * 8 + $op2] =
+                    mrs!(concat!("s3_0_c0_c", stringify!($crm), "_", stringify!($op2)));
+            )*)*
+        };
+    }
+    read! {
+        1: 0 1 2 3 4 5 6 7;
+        2: 0 1 2 3 4 5 6 7;
+        3: 0 1 2 3 4 5 6 7;
+        4: 0 1 2 3 4 5 6 7;
+        5: 0 1 2 3 4 5 6 7;
+        6: 0 1 2 3 4 5 6 7;
+        7: 0 1 2 3 4 5 6 7;
+    }
+    regs
+}

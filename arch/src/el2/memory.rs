@@ -1,0 +1,134 @@
+//! RAM and TLBs of the real machine, as the corevisor's [`Memory`] and [`Tlb`].
+
+use super::cpu::{mrs, msr};
+use crate::hal::{FrameWords, Memory, Stage2Regs, Tlb};
+use abi::{Ipa, PAGE_SIZE, Pfn};
+use core::arch::asm;
+
+/// Most RAM regions a machine has.
+pub const MAX_RAM_REGIONS: usize = 8;
+
+/// All RAM, mapped one to one at EL2.
+#[derive(Debug)]
+pub struct El2Memory {
+    /// (first frame, frames) of each region.
+    ram: [(Pfn, u64); MAX_RAM_REGIONS],
+    cache_line: u64,
+    /// Bytes that DC ZVA zeroes; 0 where it is prohibited.
+    zero_block: u64,
+}
+
+impl El2Memory {
+    /// Takes over the RAM regions (first frame, frames); unused ones have no frames.
+    ///
+    /// # Safety
+    ///
+    /// Every frame of `ram` is RAM that EL2's stage 1 maps one to one, writable, for ever; memory
+    /// that Rust objects of EL2 live in is never named in a call (the frame table keeps it Core).
+    #[must_use]
+    pub unsafe fn new(ram: [(Pfn, u64); MAX_RAM_REGIONS]) -> Self {
+        // CTR_EL0.DminLine: log2 of words in the smallest data cache line.
+        let dczid = mrs!("dczid_el0");
+        let zero_block = if dczid & 1 << 4 == 0 { 4 << (dczid & 0xf) } else { 0 };
+        Self { ram, cache_line: 4 << ((mrs!("ctr_el0") >> 16) & 0xf), zero_block }
+    }
+
+    fn address(&self, frame: Pfn) -> u64 {
+        let known = self.ram.iter().any(|&(base, frames)| frame.0.wrapping_sub(base.0) < frames);
+        assert!(known, "frame {:#x} is not RAM", frame.0);
+        frame.base().0
+    }
+}
+
+impl Memory for El2Memory {
+    fn words(&self, frame: Pfn) -> &FrameWords {
+        let address = self.address(frame) as *const FrameWords;
+        // SAFETY: `new`'s contract: the frame is mapped RAM, 4 KiB aligned; whoever else writes it,
+        // atomics make that defined.
+        unsafe { &*address }
+    }
+
+    fn zero(&self, frame: Pfn) {
+        let start = self.address(frame);
+        if self.zero_block != 0 {
+            let mut block = start;
+            while block < start + PAGE_SIZE {
+                // SAFETY: zeroes a block of the frame, which is RAM that nobody else uses now (the caller
+                // took it out of every table) and smaller than a page (2 KiB at most).
+                unsafe { asm!("dc zva, {}", in(reg) block, options(nostack, preserves_flags)) };
+                block += self.zero_block;
+            }
+        } else {
+            for word in self.words(frame) {
+                word.store(0, core::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let mut line = start;
+        while line < start + PAGE_SIZE {
+            // SAFETY: cleans and invalidates a line of the frame just written: an observer with caches off
+            // sees zeros.
+            unsafe { asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags)) };
+            line += self.cache_line;
+        }
+        // SAFETY: a barrier has no other effect.
+        unsafe { asm!("dsb ish", options(nostack, preserves_flags)) };
+    }
+}
+
+/// TLB maintenance of this machine.
+#[derive(Debug)]
+pub struct El2Tlb;
+
+/// Runs `f` with VTTBR_EL2 and VTCR_EL2 of another regime: TLBI by IPA and by VMID act on the current
+/// VMID. EL2 does not use stage 2 itself, and it runs with interrupts masked.
+fn with_regime(regs: Stage2Regs, f: impl FnOnce()) {
+    let (vttbr, vtcr) = (mrs!("vttbr_el2"), mrs!("vtcr_el2"));
+    if vttbr == regs.vttbr {
+        return f();
+    }
+    msr!("vtcr_el2", regs.vtcr);
+    msr!("vttbr_el2", regs.vttbr);
+    // SAFETY: context synchronisation before the TLBI that depends on the VMID.
+    unsafe { asm!("isb", options(nostack, preserves_flags)) };
+    f();
+    msr!("vtcr_el2", vtcr);
+    msr!("vttbr_el2", vttbr);
+    // SAFETY: as above.
+    unsafe { asm!("isb", options(nostack, preserves_flags)) };
+}
+
+impl Tlb for El2Tlb {
+    fn publish(&self) {
+        // SAFETY: barriers have no other effect.
+        unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
+    }
+
+    fn invalidate_ipa(&self, regs: Stage2Regs, ipa: Ipa) {
+        with_regime(regs, || {
+            // SAFETY: dropping translations is always allowed. Stage-1 entries combined with the IPA are
+            // not found by it, hence the second TLBI (Arm ARM D8.14.5).
+            unsafe {
+                asm!(
+                    "dsb ishst",
+                    "tlbi ipas2e1is, {ipa}",
+                    "dsb ish",
+                    "tlbi vmalle1is",
+                    "dsb ish",
+                    "isb",
+                    ipa = in(reg) (ipa.0 >> 12) & 0xf_ffff_ffff,
+                    options(nostack, preserves_flags),
+                );
+            }
+        });
+    }
+
+    fn invalidate_vmid(&self, regs: Stage2Regs) {
+        with_regime(regs, || {
+            // SAFETY: dropping translations is always allowed.
+            unsafe {
+                asm!("dsb ishst", "tlbi vmalls12e1is", "dsb ish", "isb",
+                    options(nostack, preserves_flags));
+            }
+        });
+    }
+}
