@@ -1,0 +1,33 @@
+//! Facts about the machine that boot found out and that never change.
+
+use crate::idregs;
+use abi::MAX_CPUS;
+
+/// What the corevisor knows of the machine besides its memory.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// MPIDR_EL1 affinity of each CPU (bits 39:32 and 23:0); entry `i` is CPU number `i`.
+    pub mpidr: [u64; MAX_CPUS],
+    /// CPUs in `mpidr`.
+    pub cpus: usize,
+    /// List registers of the GIC virtual CPU interface.
+    pub list_registers: usize,
+    /// INTID of the virtual timer's PPI.
+    pub vtimer_intid: u64,
+    /// ID group 3 as guests read it, see [`idregs`].
+    pub id_registers: [u64; idregs::COUNT],
+    /// Frames of RAM in all.
+    pub ram_frames: u64,
+    /// Frames in state Core.
+    pub core_frames: u64,
+    /// CNTPCT when the boot CPU came to the payload's entry.
+    pub boot_ticks: u64,
+}
+
+impl Config {
+    /// The number of the CPU with this affinity.
+    #[must_use]
+    pub fn cpu_by_mpidr(&self, mpidr: u64) -> Option<usize> {
+        self.mpidr.iter().take(self.cpus).position(|&m| m == mpidr)
+    }
+}

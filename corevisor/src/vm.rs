@@ -1,0 +1,243 @@
+//! VMs: slots, handles and life cycle.
+//!
+//! A slot goes Free → Building → Running → Stopped → Dying → Free; destroy may come from any living
+//! state. A handle names a slot and the generation of its tenant, so that one kept too long finds
+//! nothing. The slot's number gives the VMID; the TLB is clean of it before the slot is free again.
+
+use crate::frame::VmId;
+use crate::lock::{self, Guard, Lock};
+use crate::stage2::Stage2;
+use crate::vcpu::{BootEntry, VcpuSlot};
+use abi::{Error, MAX_VCPUS};
+use arch::hal::Stage2Regs;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// VM slots of the machine; below 255, for 8-bit VMIDs of which 0 is the hostvisor's.
+pub const SLOTS: usize = 64;
+
+const SLOT_BITS: u32 = 8;
+
+/// Id of the VM with this handle.
+fn id_of(handle: u64) -> VmId {
+    let number = (handle & ((1 << SLOT_BITS) - 1)) as u16;
+    VmId(number.saturating_add(1))
+}
+
+/// Where a VM is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum Life {
+    /// The slot is free.
+    Free = 0,
+    /// Memory and vCPUs are being added.
+    Building = 1,
+    /// Its vCPUs may run.
+    Running = 2,
+    /// It turned itself off, or asked for a reset.
+    Stopped = 3,
+    /// It is being destroyed.
+    Dying = 4,
+}
+
+/// What a VM consists of besides its vCPUs.
+pub struct VmInner {
+    /// Its stage 2, from create to the end of teardown.
+    pub stage2: Option<Stage2>,
+    /// Its memory is private.
+    pub protected: bool,
+    /// vCPUs it may have.
+    pub max_vcpus: usize,
+    /// Frames it owns or has on loan.
+    pub frames: u64,
+    /// Entry of vCPU 0.
+    pub boot: Option<BootEntry>,
+}
+
+/// A slot.
+pub struct VmSlot {
+    /// Handle of the tenant.
+    handle: AtomicU64,
+    life: AtomicU64,
+    /// vCPU slot number + 1 by vCPU index; 0 for none.
+    vcpus: [AtomicU64; MAX_VCPUS],
+    inner: Lock<{ lock::VM }, VmInner>,
+    regs: [AtomicU64; 2],
+    epoch: AtomicU64,
+}
+
+impl VmSlot {
+    const fn new() -> Self {
+        Self {
+            handle: AtomicU64::new(0),
+            life: AtomicU64::new(Life::Free as u64),
+            vcpus: [const { AtomicU64::new(0) }; MAX_VCPUS],
+            inner: Lock::new(VmInner {
+                stage2: None,
+                protected: true,
+                max_vcpus: 0,
+                frames: 0,
+                boot: None,
+            }),
+            regs: [const { AtomicU64::new(0) }; 2],
+            epoch: AtomicU64::new(0),
+        }
+    }
+
+    /// The id that frames and the VMID use: 1 and up.
+    pub fn id(&self) -> VmId {
+        id_of(self.handle.load(Ordering::Acquire))
+    }
+
+    /// Where it is in its life.
+    pub fn life(&self) -> Life {
+        match self.life.load(Ordering::SeqCst) {
+            1 => Life::Building,
+            2 => Life::Running,
+            3 => Life::Stopped,
+            4 => Life::Dying,
+            _ => Life::Free,
+        }
+    }
+
+    /// Changes its life. The caller holds the inner lock.
+    pub fn set_life(&self, _held: &VmInner, life: Life) {
+        self.life.store(life as u64, Ordering::SeqCst);
+    }
+
+    /// Running → stopped, by the guest's own wish. A VM that is being destroyed stays so.
+    pub fn stop(&self) {
+        let (from, to) = (Life::Running as u64, Life::Stopped as u64);
+        let _ = self
+            .life
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Number of the slot that holds vCPU `index`.
+    pub fn vcpu_slot(&self, index: usize) -> Option<usize> {
+        let entry = self.vcpus.get(index)?.load(Ordering::Acquire);
+        usize::try_from(entry.checked_sub(1)?).ok()
+    }
+
+    /// The slot of vCPU `index`.
+    pub fn vcpu<'s>(&self, index: usize, slots: &'s [VcpuSlot]) -> Option<&'s VcpuSlot> {
+        slots.get(self.vcpu_slot(index)?)
+    }
+
+    /// Enters (`Some`) or removes the slot number of vCPU `index`. The caller holds the inner lock.
+    pub fn set_vcpu(&self, _held: &VmInner, index: usize, slot: Option<usize>) {
+        if let Some(entry) = self.vcpus.get(index) {
+            let value = slot.map_or(0, |number| (number as u64).saturating_add(1));
+            entry.store(value, Ordering::Release);
+        }
+    }
+
+    /// Registers of its stage 2.
+    pub fn stage2_regs(&self) -> Stage2Regs {
+        let [vttbr, vtcr] = &self.regs;
+        Stage2Regs {
+            vttbr: vttbr.load(Ordering::Acquire),
+            vtcr: vtcr.load(Ordering::Acquire),
+        }
+    }
+
+    /// Counts changes of its stage-2 table: a new value before each begins.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Its table is about to change. The caller holds the inner lock.
+    pub fn change_table(&self, _held: &VmInner) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The VM under its lock, if `handle` still names it.
+    pub fn lock(&self, handle: u64) -> Result<Guard<'_, { lock::VM }, VmInner>, Error> {
+        let guard = self.inner.lock();
+        if self.handle.load(Ordering::Acquire) == handle && self.life() != Life::Free {
+            Ok(guard)
+        } else {
+            Err(Error::NotFound)
+        }
+    }
+
+    /// Frees the slot. The caller holds the inner lock, and nothing of the VM is left.
+    pub fn release(&self, held: &mut VmInner) {
+        held.boot = None;
+        self.set_life(held, Life::Free);
+    }
+}
+
+/// All slots.
+pub struct Vms {
+    slots: [VmSlot; SLOTS],
+    generation: AtomicU64,
+}
+
+impl Vms {
+    /// All free.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { slots: [const { VmSlot::new() }; SLOTS], generation: AtomicU64::new(1) }
+    }
+
+    /// The slot that `handle` names.
+    pub fn get(&self, handle: u64) -> Result<&VmSlot, Error> {
+        let number = usize::try_from(handle & ((1 << SLOT_BITS) - 1)).unwrap_or(SLOTS);
+        let slot = self.slots.get(number).ok_or(Error::NotFound)?;
+        if handle != 0 && slot.handle.load(Ordering::Acquire) == handle && slot.life() != Life::Free
+        {
+            Ok(slot)
+        } else {
+            Err(Error::NotFound)
+        }
+    }
+
+    /// Takes a free slot for a VM whose stage 2 `table` makes; answers its handle.
+    ///
+    /// # Errors
+    ///
+    /// `NoMemory`: no slot, or what `table` says.
+    pub fn create(
+        &self,
+        protected: bool,
+        max_vcpus: usize,
+        table: impl FnOnce(VmId) -> Result<Stage2, Error>,
+    ) -> Result<u64, Error> {
+        for (number, slot) in (0u64..).zip(&self.slots) {
+            if slot.life() != Life::Free {
+                continue;
+            }
+            // Somebody at work on a slot is taking or freeing it: it may just as well be another.
+            let Some(mut inner) = slot.inner.try_lock() else {
+                continue;
+            };
+            if slot.life() != Life::Free {
+                continue;
+            }
+            let stage2 = table(id_of(number))?;
+            let regs = stage2.regs();
+            let [vttbr, vtcr] = &slot.regs;
+            vttbr.store(regs.vttbr, Ordering::Release);
+            vtcr.store(regs.vtcr, Ordering::Release);
+            *inner = VmInner {
+                stage2: Some(stage2),
+                protected,
+                max_vcpus,
+                frames: 0,
+                boot: None,
+            };
+            let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+            let handle = generation << SLOT_BITS | number;
+            slot.handle.store(handle, Ordering::Release);
+            slot.set_life(&inner, Life::Building);
+            return Ok(handle);
+        }
+        Err(Error::NoMemory)
+    }
+}
+
+impl Default for Vms {
+    fn default() -> Self {
+        Self::new()
+    }
+}
