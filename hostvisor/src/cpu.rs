@@ -1,0 +1,157 @@
+//! The machine's CPUs: what each keeps for itself, and how they call each other.
+
+use crate::sched::{Placed, Scheduler};
+use crate::timer::SoftTimers;
+use crate::vm::VcpuRef;
+use crate::{gic, hw};
+use abi::MAX_CPUS;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use spin::Mutex;
+
+/// One CPU. Only it writes the counters; others read them for statistics.
+#[repr(align(128))]
+pub struct Cpu {
+    /// Affinity, for SGIs.
+    pub mpidr: AtomicU64,
+    /// In its run loop.
+    pub online: AtomicBool,
+    /// The vCPU here has used up its slice.
+    pub slice_over: AtomicBool,
+    /// When the slice ends; `u64::MAX` while nobody waits.
+    slice_end: AtomicU64,
+    /// What CNTP is armed for.
+    armed: AtomicU64,
+    timers: Mutex<SoftTimers<VcpuRef>>,
+    /// Ticks with a vCPU on it.
+    pub guest_ticks: AtomicU64,
+    /// Ticks asleep.
+    pub idle_ticks: AtomicU64,
+    /// Ticks at the time it came online.
+    pub since: AtomicU64,
+    /// vCPUs taken from a queue.
+    pub switches: AtomicU64,
+    /// VM index << 8 | vCPU of the vCPU on it; `usize::MAX` if none.
+    pub current: AtomicUsize,
+}
+
+/// All CPUs; those beyond the machine's number are never online.
+pub static CPUS: [Cpu; MAX_CPUS] = [const {
+    Cpu {
+        mpidr: AtomicU64::new(0),
+        online: AtomicBool::new(false),
+        slice_over: AtomicBool::new(false),
+        slice_end: AtomicU64::new(u64::MAX),
+        armed: AtomicU64::new(u64::MAX),
+        timers: Mutex::new(SoftTimers::new()),
+        guest_ticks: AtomicU64::new(0),
+        idle_ticks: AtomicU64::new(0),
+        since: AtomicU64::new(0),
+        switches: AtomicU64::new(0),
+        current: AtomicUsize::new(usize::MAX),
+    }
+}; MAX_CPUS];
+
+/// The run queues.
+pub static SCHEDULER: Scheduler<VcpuRef> = Scheduler::new();
+
+/// Adds to a counter that only this CPU writes.
+#[inline]
+pub fn count(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}
+
+/// CPU `index`, which is below [`MAX_CPUS`].
+#[inline]
+#[must_use]
+pub fn get(index: usize) -> &'static Cpu {
+    &CPUS[index % MAX_CPUS]
+}
+
+/// Number of CPUs in their run loops; at least 1. CPUs come online in order.
+#[must_use]
+pub fn online() -> usize {
+    CPUS.iter().filter(|cpu| cpu.online.load(Ordering::Relaxed)).count().max(1)
+}
+
+/// Makes CPU `index` leave its guest, or its sleep, and look what is new. No-op for this CPU.
+pub fn notify(index: usize) {
+    if index != hw::cpu_index() {
+        hw::send_sgi(gic::SGI_LOOK, get(index).mpidr.load(Ordering::Relaxed));
+    }
+}
+
+/// Queues a Runnable vCPU that last ran on `home`.
+pub fn enqueue(vcpu: VcpuRef, home: usize) {
+    if let Placed::Notify(target) = SCHEDULER.enqueue(vcpu, home) {
+        notify(target);
+    }
+}
+
+impl Cpu {
+    /// Arms the timer that kicks `vcpu`. On this CPU only.
+    pub fn arm(&self, vcpu: VcpuRef, deadline: u64) {
+        let mut timers = self.timers.lock();
+        timers.arm(vcpu.key(), deadline, vcpu);
+        self.program(timers.next());
+    }
+
+    /// Disarms the timer of the vCPU with this key, if it is here. On this CPU only.
+    pub fn disarm(&self, key: u64) {
+        // The timer stays programmed: an early interrupt is harmless and cheaper than a register write.
+        let timer = self.timers.lock().cancel(key);
+        drop(timer);
+    }
+
+    /// Disarms all timers of VM instance `instance`. From any CPU.
+    pub fn forget(&self, instance: u64) {
+        self.timers.lock().cancel_all(|vcpu| vcpu.vm.instance == instance);
+    }
+
+    /// Starts a slice of `ticks`, or none.
+    pub fn start_slice(&self, ticks: Option<u64>) {
+        self.slice_over.store(false, Ordering::Relaxed);
+        let end = ticks.map_or(u64::MAX, |t| hw::now().saturating_add(t));
+        if end != self.slice_end.load(Ordering::Relaxed) {
+            self.slice_end.store(end, Ordering::Relaxed);
+            self.program(self.timers.lock().next());
+        }
+    }
+
+    /// True if a slice runs.
+    #[must_use]
+    pub fn has_slice(&self) -> bool {
+        self.slice_end.load(Ordering::Relaxed) != u64::MAX || self.slice_over.load(Ordering::Relaxed)
+    }
+
+    fn program(&self, timers: u64) {
+        let next = timers.min(self.slice_end.load(Ordering::Relaxed));
+        // An earlier interrupt than needed is only a look; do not write the registers for it.
+        if next < self.armed.load(Ordering::Relaxed) {
+            self.armed.store(next, Ordering::Relaxed);
+            hw::set_deadline(next);
+        }
+    }
+
+    /// Does what is due: kicks vCPUs, ends the slice, programs the next deadline. On this CPU only.
+    pub fn run_timers(&self) {
+        let now = hw::now();
+        if now < self.armed.load(Ordering::Relaxed) {
+            return;
+        }
+        if now >= self.slice_end.load(Ordering::Relaxed) {
+            self.slice_end.store(u64::MAX, Ordering::Relaxed);
+            self.slice_over.store(true, Ordering::Relaxed);
+        }
+        loop {
+            // Not kicked under the lock: that may arm, or drop the last reference to a VM.
+            let due = self.timers.lock().pop_due(now);
+            match due {
+                Some(vcpu) => vcpu.kick(),
+                None => break,
+            }
+        }
+        let next = self.timers.lock().next().min(self.slice_end.load(Ordering::Relaxed));
+        self.armed.store(next, Ordering::Relaxed);
+        hw::set_deadline(next);
+    }
+}

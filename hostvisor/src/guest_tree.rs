@@ -1,0 +1,458 @@
+//! The device tree that a guest finds: the machine of [`crate::devices::map`], in the shape of QEMU's
+//! `virt` tree, which guests know.
+
+use crate::devices::map;
+use abi::{MAX_VCPUS, psci};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use vm_fdt::FdtWriter;
+
+/// What differs from one guest's tree to another's.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestConfig<'a> {
+    /// The VM's name; the guest sees it as the root's `cloister,vm-name`.
+    pub name: &'a str,
+    /// vCPUs, 1 to [`MAX_VCPUS`].
+    pub vcpus: usize,
+    /// Bytes of RAM from [`map::RAM_BASE`] on.
+    pub memory_bytes: u64,
+    /// The kernel's command line; may be empty.
+    pub append: &'a str,
+    /// IPAs of the initrd's first byte and of the byte behind it.
+    pub initrd: Option<(u64, u64)>,
+    /// Randomness for the guest kernel's generator; left out of the tree if empty.
+    pub rng_seed: &'a [u8],
+    /// Randomness for the guest kernel's layout.
+    pub kaslr_seed: Option<u64>,
+    /// The virtio-mmio slots that have a device in them.
+    pub virtio_slots: &'a [u32],
+}
+
+/// Why a tree cannot be made: the configuration's fault in every case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Error {
+    /// Not 1 to [`MAX_VCPUS`].
+    Vcpus(usize),
+    /// No RAM, or more than fits below the end of the IPA space.
+    Memory(u64),
+    /// The initrd is empty or not within RAM.
+    Initrd(u64, u64),
+    /// No such virtio-mmio slot.
+    VirtioSlot(u32),
+    /// The name or the command line has a NUL in it.
+    Nul,
+    /// The tree would be too large.
+    Size,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vcpus(vcpus) => write!(f, "{vcpus} vCPUs: a VM has 1 to {MAX_VCPUS}"),
+            Self::Memory(bytes) => {
+                write!(f, "{bytes:#x} bytes of memory do not fit the address space")
+            }
+            Self::Initrd(start, end) => {
+                write!(f, "initrd at {start:#x}..{end:#x} is not within memory")
+            }
+            Self::VirtioSlot(slot) => write!(f, "no virtio slot {slot}"),
+            Self::Nul => write!(f, "NUL byte in name or command line"),
+            Self::Size => write!(f, "device tree too large"),
+        }
+    }
+}
+
+impl From<vm_fdt::Error> for Error {
+    fn from(error: vm_fdt::Error) -> Self {
+        match error {
+            vm_fdt::Error::InvalidString => Self::Nul,
+            // Names and nesting are fixed here, so that only sizes can be wrong.
+            _ => Self::Size,
+        }
+    }
+}
+
+const PHANDLE_CLOCK: u32 = 0x8000;
+const PHANDLE_GIC: u32 = 0x8001;
+/// The fixed clock that QEMU's board drives its PrimeCells with.
+const APB_CLOCK_HZ: u32 = 24_000_000;
+
+/// Interrupt specifiers of `arm,gic-v3`: type, number within it, trigger.
+const SPI: u32 = 0;
+const PPI: u32 = 1;
+const EDGE_RISING: u32 = 1;
+const LEVEL_HIGH: u32 = 4;
+
+/// PPIs of the EL1 secure, EL1 physical, EL1 virtual and EL2 timers, as the binding orders them.
+const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
+
+/// Makes the flattened device tree of a guest.
+pub fn build(config: &GuestConfig<'_>) -> Result<Vec<u8>, Error> {
+    check(config)?;
+    let mut fdt = FdtWriter::new()?;
+    let root = fdt.begin_node("")?;
+    fdt.property_string("compatible", "linux,dummy-virt")?;
+    fdt.property_string("model", "linux,dummy-virt")?;
+    fdt.property_string("cloister,vm-name", config.name)?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_u32("interrupt-parent", PHANDLE_GIC)?;
+    chosen(&mut fdt, config)?;
+    let aliases = fdt.begin_node("aliases")?;
+    fdt.property_string("serial0", &uart_path())?;
+    fdt.end_node(aliases)?;
+    let memory = fdt.begin_node(&unit("memory", map::RAM_BASE))?;
+    fdt.property_string("device_type", "memory")?;
+    fdt.property_array_u64("reg", &[map::RAM_BASE, config.memory_bytes])?;
+    fdt.end_node(memory)?;
+    cpus(&mut fdt, config.vcpus)?;
+    psci(&mut fdt)?;
+    timer(&mut fdt)?;
+    interrupt_controller(&mut fdt, config.vcpus)?;
+    primecells(&mut fdt)?;
+    for &slot in config.virtio_slots {
+        virtio(&mut fdt, slot)?;
+    }
+    fdt.end_node(root)?;
+    Ok(fdt.finish()?)
+}
+
+fn check(config: &GuestConfig<'_>) -> Result<(), Error> {
+    if !(1..=MAX_VCPUS).contains(&config.vcpus) {
+        return Err(Error::Vcpus(config.vcpus));
+    }
+    let room = (1 << map::IPA_BITS) - map::RAM_BASE;
+    if !(1..=room).contains(&config.memory_bytes) {
+        return Err(Error::Memory(config.memory_bytes));
+    }
+    if let Some((start, end)) = config.initrd {
+        let ram_end = map::RAM_BASE + config.memory_bytes;
+        if start < map::RAM_BASE || end <= start || end > ram_end {
+            return Err(Error::Initrd(start, end));
+        }
+    }
+    match config
+        .virtio_slots
+        .iter()
+        .find(|&&slot| slot >= map::VIRTIO_SLOTS)
+    {
+        Some(&slot) => Err(Error::VirtioSlot(slot)),
+        None => Ok(()),
+    }
+}
+
+fn unit(name: &str, address: u64) -> String {
+    format!("{name}@{address:x}")
+}
+
+fn uart_path() -> String {
+    format!("/{}", unit("pl011", map::UART_BASE))
+}
+
+fn strings(list: &[&str]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
+fn chosen(fdt: &mut FdtWriter, config: &GuestConfig<'_>) -> Result<(), Error> {
+    let node = fdt.begin_node("chosen")?;
+    fdt.property_string("stdout-path", &uart_path())?;
+    fdt.property_string("bootargs", config.append)?;
+    if let Some((start, end)) = config.initrd {
+        fdt.property_u64("linux,initrd-start", start)?;
+        fdt.property_u64("linux,initrd-end", end)?;
+    }
+    if !config.rng_seed.is_empty() {
+        fdt.property("rng-seed", config.rng_seed)?;
+    }
+    if let Some(seed) = config.kaslr_seed {
+        fdt.property_u64("kaslr-seed", seed)?;
+    }
+    Ok(fdt.end_node(node)?)
+}
+
+fn cpus(fdt: &mut FdtWriter, vcpus: usize) -> Result<(), Error> {
+    let node = fdt.begin_node("cpus")?;
+    fdt.property_u32("#address-cells", 1)?;
+    fdt.property_u32("#size-cells", 0)?;
+    for vcpu in 0..vcpus as u32 {
+        // MPIDR_EL1: Aff0 holds four bits of the index, Aff1 the rest.
+        let mpidr = (vcpu >> 4) << 8 | (vcpu & 0xf);
+        let cpu = fdt.begin_node(&unit("cpu", mpidr.into()))?;
+        fdt.property_string("device_type", "cpu")?;
+        fdt.property_string("compatible", "arm,armv8")?;
+        fdt.property_string("enable-method", "psci")?;
+        fdt.property_u32("reg", mpidr)?;
+        fdt.end_node(cpu)?;
+    }
+    Ok(fdt.end_node(node)?)
+}
+
+fn psci(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let node = fdt.begin_node("psci")?;
+    fdt.property_string_list("compatible", strings(&["arm,psci-1.0", "arm,psci-0.2"]))?;
+    fdt.property_string("method", "hvc")?;
+    fdt.property_u32("cpu_suspend", psci::CPU_SUSPEND_64)?;
+    fdt.property_u32("cpu_off", psci::CPU_OFF)?;
+    fdt.property_u32("cpu_on", psci::CPU_ON_64)?;
+    Ok(fdt.end_node(node)?)
+}
+
+fn timer(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let node = fdt.begin_node("timer")?;
+    fdt.property_string_list(
+        "compatible",
+        strings(&["arm,armv8-timer", "arm,armv7-timer"]),
+    )?;
+    let cells: Vec<u32> = TIMER_PPIS
+        .iter()
+        .flat_map(|&ppi| [PPI, ppi, LEVEL_HIGH])
+        .collect();
+    fdt.property_array_u32("interrupts", &cells)?;
+    fdt.property_null("always-on")?;
+    Ok(fdt.end_node(node)?)
+}
+
+fn interrupt_controller(fdt: &mut FdtWriter, vcpus: usize) -> Result<(), Error> {
+    let node = fdt.begin_node(&unit("intc", map::GICD_BASE))?;
+    fdt.property_string("compatible", "arm,gic-v3")?;
+    fdt.property_u32("#interrupt-cells", 3)?;
+    fdt.property_null("interrupt-controller")?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_null("ranges")?;
+    fdt.property_u32("#redistributor-regions", 1)?;
+    let redistributors = map::GICR_STRIDE * vcpus as u64;
+    fdt.property_array_u64(
+        "reg",
+        &[
+            map::GICD_BASE,
+            map::GICD_SIZE,
+            map::GICR_BASE,
+            redistributors,
+        ],
+    )?;
+    fdt.property_phandle(PHANDLE_GIC)?;
+    Ok(fdt.end_node(node)?)
+}
+
+fn primecells(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let clock = fdt.begin_node("apb-pclk")?;
+    fdt.property_string("compatible", "fixed-clock")?;
+    fdt.property_u32("#clock-cells", 0)?;
+    fdt.property_u32("clock-frequency", APB_CLOCK_HZ)?;
+    fdt.property_string("clock-output-names", "clk24mhz")?;
+    fdt.property_phandle(PHANDLE_CLOCK)?;
+    fdt.end_node(clock)?;
+
+    let uart = fdt.begin_node(&unit("pl011", map::UART_BASE))?;
+    fdt.property_string_list("compatible", strings(&["arm,pl011", "arm,primecell"]))?;
+    fdt.property_array_u64("reg", &[map::UART_BASE, map::UART_SIZE])?;
+    fdt.property_array_u32(
+        "interrupts",
+        &[SPI, map::UART_INTID - map::SPI_BASE, LEVEL_HIGH],
+    )?;
+    fdt.property_array_u32("clocks", &[PHANDLE_CLOCK, PHANDLE_CLOCK])?;
+    fdt.property_string_list("clock-names", strings(&["uartclk", "apb_pclk"]))?;
+    fdt.end_node(uart)?;
+
+    let rtc = fdt.begin_node(&unit("pl031", map::RTC_BASE))?;
+    fdt.property_string_list("compatible", strings(&["arm,pl031", "arm,primecell"]))?;
+    fdt.property_array_u64("reg", &[map::RTC_BASE, map::RTC_SIZE])?;
+    fdt.property_array_u32(
+        "interrupts",
+        &[SPI, map::RTC_INTID - map::SPI_BASE, LEVEL_HIGH],
+    )?;
+    fdt.property_array_u32("clocks", &[PHANDLE_CLOCK])?;
+    fdt.property_string("clock-names", "apb_pclk")?;
+    Ok(fdt.end_node(rtc)?)
+}
+
+fn virtio(fdt: &mut FdtWriter, slot: u32) -> Result<(), Error> {
+    let base = map::VIRTIO_BASE + map::VIRTIO_STRIDE * u64::from(slot);
+    let node = fdt.begin_node(&unit("virtio_mmio", base))?;
+    fdt.property_string("compatible", "virtio,mmio")?;
+    fdt.property_array_u64("reg", &[base, map::VIRTIO_STRIDE])?;
+    fdt.property_array_u32(
+        "interrupts",
+        &[SPI, map::VIRTIO_INTID - map::SPI_BASE + slot, EDGE_RISING],
+    )?;
+    fdt.property_null("dma-coherent")?;
+    Ok(fdt.end_node(node)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fdt::Fdt;
+
+    const CONFIG: GuestConfig<'_> = GuestConfig {
+        name: "web",
+        vcpus: 3,
+        memory_bytes: 256 << 20,
+        append: "console=ttyAMA0 quiet",
+        initrd: Some((0x4800_0000, 0x4812_3456)),
+        rng_seed: &[7; 32],
+        kaslr_seed: None,
+        virtio_slots: &[0, 5],
+    };
+
+    fn cells(fdt: &Fdt<'_>, path: &str, name: &str) -> Vec<u32> {
+        let value = fdt.find_node(path).unwrap().property(name).unwrap().value;
+        value
+            .chunks_exact(4)
+            .map(|cell| u32::from_be_bytes(cell.try_into().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn a_kernel_finds_its_memory_cpus_console_and_initrd() {
+        let tree = build(&CONFIG).unwrap();
+        let fdt = Fdt::new(&tree).unwrap();
+        let region = fdt.memory().regions().next().unwrap();
+        assert_eq!(region.starting_address as u64, map::RAM_BASE);
+        assert_eq!(region.size, Some(256 << 20));
+        let ids: Vec<usize> = fdt.cpus().map(|cpu| cpu.ids().first()).collect();
+        assert_eq!(ids, [0, 1, 2]);
+        assert!(
+            fdt.cpus()
+                .all(|cpu| cpu.property("enable-method").unwrap().as_str() == Some("psci"))
+        );
+        let chosen = fdt.chosen();
+        assert_eq!(chosen.bootargs(), Some(CONFIG.append));
+        let stdout = chosen.stdout().unwrap();
+        assert!(
+            stdout
+                .compatible()
+                .unwrap()
+                .all()
+                .any(|name| name == "arm,pl011")
+        );
+        let chosen = fdt.find_node("/chosen").unwrap();
+        assert_eq!(
+            chosen.property("linux,initrd-start").unwrap().as_usize(),
+            Some(0x4800_0000)
+        );
+        assert_eq!(
+            chosen.property("linux,initrd-end").unwrap().as_usize(),
+            Some(0x4812_3456)
+        );
+        assert_eq!(chosen.property("rng-seed").unwrap().value, [7; 32]);
+        assert!(chosen.property("kaslr-seed").is_none());
+    }
+
+    #[test]
+    fn interrupts_and_frames_are_those_of_the_map() {
+        let tree = build(&CONFIG).unwrap();
+        let fdt = Fdt::new(&tree).unwrap();
+        let gic = fdt.find_compatible(&["arm,gic-v3"]).unwrap();
+        let regions: Vec<_> = gic
+            .reg()
+            .unwrap()
+            .map(|r| (r.starting_address as u64, r.size.unwrap() as u64))
+            .collect();
+        assert_eq!(
+            regions,
+            [
+                (map::GICD_BASE, map::GICD_SIZE),
+                (map::GICR_BASE, 3 * map::GICR_STRIDE)
+            ]
+        );
+        assert_eq!(
+            cells(&fdt, "/timer", "interrupts"),
+            [1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4]
+        );
+        assert_eq!(cells(&fdt, "/pl011@9000000", "interrupts"), [0, 1, 4]);
+        assert_eq!(cells(&fdt, "/pl031@9010000", "interrupts"), [0, 2, 4]);
+        assert_eq!(
+            cells(&fdt, "/virtio_mmio@a000a00", "interrupts"),
+            [0, 21, 1]
+        );
+        assert_eq!(
+            cells(&fdt, "/", "interrupt-parent"),
+            cells(&fdt, "/intc@8000000", "phandle")
+        );
+        let psci = fdt.find_node("/psci").unwrap();
+        assert_eq!(psci.property("method").unwrap().as_str(), Some("hvc"));
+        let names: Vec<_> = psci.compatible().unwrap().all().collect();
+        assert_eq!(names, ["arm,psci-1.0", "arm,psci-0.2"]);
+    }
+
+    #[test]
+    fn options_not_asked_for_are_not_there() {
+        let config = GuestConfig {
+            initrd: None,
+            rng_seed: &[],
+            virtio_slots: &[],
+            ..CONFIG
+        };
+        let tree = build(&GuestConfig {
+            kaslr_seed: Some(9),
+            ..config
+        })
+        .unwrap();
+        let fdt = Fdt::new(&tree).unwrap();
+        let chosen = fdt.find_node("/chosen").unwrap();
+        assert!(chosen.property("linux,initrd-start").is_none());
+        assert!(chosen.property("rng-seed").is_none());
+        assert_eq!(chosen.property("kaslr-seed").unwrap().as_usize(), Some(9));
+        assert!(fdt.find_compatible(&["virtio,mmio"]).is_none());
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_refused_with_its_reason() {
+        let error = |config: GuestConfig<'_>| build(&config).unwrap_err();
+        assert_eq!(error(GuestConfig { vcpus: 0, ..CONFIG }), Error::Vcpus(0));
+        assert_eq!(
+            error(GuestConfig {
+                vcpus: 17,
+                ..CONFIG
+            }),
+            Error::Vcpus(17)
+        );
+        assert_eq!(
+            error(GuestConfig {
+                memory_bytes: 0,
+                ..CONFIG
+            }),
+            Error::Memory(0)
+        );
+        assert_eq!(
+            error(GuestConfig {
+                memory_bytes: u64::MAX,
+                ..CONFIG
+            }),
+            Error::Memory(u64::MAX)
+        );
+        let (start, end) = (0x5000_0000, 0x5000_0001);
+        assert_eq!(
+            error(GuestConfig {
+                initrd: Some((start, end)),
+                ..CONFIG
+            }),
+            Error::Initrd(start, end)
+        );
+        assert_eq!(
+            error(GuestConfig {
+                initrd: Some((0, 4)),
+                ..CONFIG
+            }),
+            Error::Initrd(0, 4)
+        );
+        assert_eq!(
+            error(GuestConfig {
+                append: "a\0b",
+                ..CONFIG
+            }),
+            Error::Nul
+        );
+        assert_eq!(
+            error(GuestConfig {
+                virtio_slots: &[32],
+                ..CONFIG
+            }),
+            Error::VirtioSlot(32)
+        );
+    }
+}

@@ -1,0 +1,22 @@
+//! The real hardware.
+
+mod call;
+mod entry;
+mod heap;
+mod memory;
+mod mmio;
+mod mmu;
+mod regs;
+mod vectors;
+
+pub use call::{hypercall, smc};
+pub use entry::start_cpu;
+pub use heap::{heap_add, heap_stats};
+pub use memory::{RunPage, boot_bytes, boot_words, pool_add, pool_fill, pool_zero, probe, probe_write};
+pub use mmio::Mmio;
+pub use mmu::map_ram;
+pub use regs::{
+    acknowledge, cpu_index, end_of_interrupt, frequency, gic_cpu_init, mpidr, now, send_sgi,
+    set_deadline, timer_init, wait_for_interrupt,
+};
+pub use vectors::{fatal, set_panic_output};

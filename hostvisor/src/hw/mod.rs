@@ -1,0 +1,53 @@
+//! The hardware: the only module with unsafe code.
+//!
+//! On bare metal ([`bare`]) it owns the entry stub, the EL1 MMU, exception vectors, the heap and
+//! every touch of a system register, of device memory or of physical memory. It decides nothing. Its
+//! functions are safe to call: device memory is reached only through ranges it has mapped as such,
+//! RAM only inside the frame pool that no Rust object lives in.
+//!
+//! On a development host (`host`) the same functions exist and do as good as nothing, so that the
+//! rest of the crate builds and its pure parts are tested there.
+
+pub mod pagetable;
+
+#[cfg(target_os = "none")]
+#[allow(unsafe_code)]
+mod bare;
+#[cfg(target_os = "none")]
+pub use bare::*;
+
+#[cfg(not(target_os = "none"))]
+mod host;
+#[cfg(not(target_os = "none"))]
+pub use host::*;
+
+/// What the corevisor hands over at entry.
+#[derive(Clone, Copy, Debug)]
+pub struct BootInfo {
+    /// Physical address of the machine's device tree.
+    pub fdt: u64,
+    /// Physical address of the hostvisor's image.
+    pub image: u64,
+    /// Bytes from `image` on that are the hostvisor's: image, .bss, heap.
+    pub reserved: u64,
+    /// The corevisor's RAM: an array of (base, size) pairs of 64-bit words.
+    pub core_regions: u64,
+    /// Number of pairs.
+    pub core_region_count: u64,
+}
+
+/// Answer of a hypercall: x1–x4.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Answer {
+    /// x1–x4.
+    pub values: [u64; 4],
+}
+
+/// A synchronous abort that a probe met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// ESR_EL1.
+    pub esr: u64,
+    /// FAR_EL1.
+    pub far: u64,
+}

@@ -1,0 +1,326 @@
+//! From a line to a command.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+/// A command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command<'a> {
+    /// `help`
+    Help,
+    /// `vm list`
+    List,
+    /// `vm ACTION NAME`
+    Vm(Action, &'a str),
+    /// `log`
+    Log,
+    /// `mem`
+    Memory,
+    /// `cpu`
+    Cpus,
+    /// `probe ADDR`
+    Probe(u64),
+    /// `shutdown`
+    Shutdown,
+}
+
+/// What to do to one VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "each is what its name says")]
+pub enum Action {
+    Stat,
+    Console,
+    Stop,
+    Start,
+    Restart,
+    Destroy,
+}
+
+/// The first words of commands.
+pub const COMMANDS: [&str; 7] = ["help", "vm", "log", "mem", "cpu", "probe", "shutdown"];
+/// What may follow `vm`.
+pub const VM_COMMANDS: [&str; 7] = [
+    "list", "stat", "console", "stop", "start", "restart", "destroy",
+];
+
+impl Action {
+    /// Every action on one VM.
+    pub const ALL: [Self; 6] = [
+        Self::Stat,
+        Self::Console,
+        Self::Stop,
+        Self::Start,
+        Self::Restart,
+        Self::Destroy,
+    ];
+
+    /// The action as typed.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stat => "stat",
+            Self::Console => "console",
+            Self::Stop => "stop",
+            Self::Start => "start",
+            Self::Restart => "restart",
+            Self::Destroy => "destroy",
+        }
+    }
+}
+
+/// Why a line is not a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Error<'a> {
+    /// No command starts with this word.
+    UnknownCommand(&'a str),
+    /// `vm` and nothing.
+    NoAction,
+    /// `vm` cannot do this.
+    UnknownAction(&'a str),
+    /// The VM's name is missing.
+    NoName(Action),
+    /// `probe` and nothing.
+    NoAddress,
+    /// Not a number of 64 bits.
+    BadAddress(&'a str),
+    /// A word too many, behind this command.
+    Extra(&'static str, &'a str),
+}
+
+impl fmt::Display for Error<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::UnknownCommand(word) => {
+                write!(f, "{}: unknown command (help lists them)", Typed(word))
+            }
+            Self::NoAction => {
+                write!(f, "vm: what about it? one of ")?;
+                list_actions(f)
+            }
+            Self::UnknownAction(word) => {
+                write!(f, "vm {}: unknown, must be one of ", Typed(word))?;
+                list_actions(f)
+            }
+            Self::NoName(action) => {
+                write!(
+                    f,
+                    "vm {}: name of a VM is missing (vm list shows them)",
+                    action.name()
+                )
+            }
+            Self::NoAddress => write!(f, "probe: physical address is missing"),
+            Self::BadAddress(word) => write!(
+                f,
+                "probe: '{}' is not an address (64 bits, hexadecimal with 0x or decimal)",
+                Typed(word)
+            ),
+            Self::Extra(command, word) => {
+                write!(f, "{command}: '{}' is one word too many", Typed(word))
+            }
+        }
+    }
+}
+
+impl core::error::Error for Error<'_> {}
+
+fn list_actions(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    VM_COMMANDS
+        .iter()
+        .enumerate()
+        .try_for_each(|(i, name)| write!(f, "{}{name}", if i == 0 { "" } else { ", " }))
+}
+
+/// A word somebody typed, escaped and shortened so that the message stays one line.
+pub struct Typed<'a>(pub &'a str);
+
+impl fmt::Display for Typed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MAX: usize = 40;
+        let mut chars = self.0.chars();
+        for c in chars.by_ref().take(MAX) {
+            if c.is_control() {
+                write!(f, "{}", c.escape_default())?
+            } else {
+                write!(f, "{c}")?
+            }
+        }
+        if chars.next().is_some() {
+            f.write_str("...")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Reads a line. A blank one is no command.
+pub fn parse(line: &str) -> Result<Option<Command<'_>>, Error<'_>> {
+    let mut words = line.split_ascii_whitespace();
+    let Some(first) = words.next() else {
+        return Ok(None);
+    };
+    let (command, name) = match first {
+        "help" | "?" => (Command::Help, "help"),
+        "log" => (Command::Log, "log"),
+        "mem" => (Command::Memory, "mem"),
+        "cpu" => (Command::Cpus, "cpu"),
+        "shutdown" => (Command::Shutdown, "shutdown"),
+        "probe" => {
+            let word = words.next().ok_or(Error::NoAddress)?;
+            (
+                Command::Probe(number(word).ok_or(Error::BadAddress(word))?),
+                "probe",
+            )
+        }
+        "vm" => match words.next().ok_or(Error::NoAction)? {
+            "list" => (Command::List, "vm list"),
+            word => {
+                let action = Action::ALL.into_iter().find(|a| a.name() == word);
+                let action = action.ok_or(Error::UnknownAction(word))?;
+                (
+                    Command::Vm(action, words.next().ok_or(Error::NoName(action))?),
+                    "vm",
+                )
+            }
+        },
+        word => return Err(Error::UnknownCommand(word)),
+    };
+    match words.next() {
+        None => Ok(Some(command)),
+        Some(extra) => Err(Error::Extra(name, extra)),
+    }
+}
+
+/// A number: hexadecimal with 0x, or decimal; `_` may group its digits.
+fn number(word: &str) -> Option<u64> {
+    let (digits, radix) = match word.strip_prefix("0x").or(word.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None => (word, 10),
+    };
+    let mut value = None;
+    for c in digits.chars().filter(|&c| c != '_') {
+        let digit = u64::from(c.to_digit(radix)?);
+        value = Some(
+            value
+                .unwrap_or(0_u64)
+                .checked_mul(radix.into())?
+                .checked_add(digit)?,
+        );
+    }
+    value
+}
+
+/// The unfinished word at the end of `line`, and the words that may complete it. `vms` are the VMs'
+/// names.
+#[must_use]
+pub fn complete<'a>(line: &'a str, vms: &[&'a str]) -> (&'a str, Vec<&'a str>) {
+    let start = line.rfind(' ').map_or(0, |space| space.saturating_add(1));
+    let (before, typed) = line.split_at_checked(start).unwrap_or_default();
+    let mut words = before.split_ascii_whitespace();
+    let candidates: &[&str] = match (words.next(), words.next(), words.next()) {
+        (None, ..) => &COMMANDS,
+        (Some("vm"), None, _) => &VM_COMMANDS,
+        (Some("vm"), Some(action), None) if Action::ALL.iter().any(|a| a.name() == action) => vms,
+        _ => &[],
+    };
+    (
+        typed,
+        candidates
+            .iter()
+            .copied()
+            .filter(|word| word.starts_with(typed))
+            .collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_command_is_understood() {
+        let ok = |line| parse(line).unwrap().unwrap();
+        assert_eq!(parse("  \t "), Ok(None));
+        assert_eq!(ok("help"), Command::Help);
+        assert_eq!(ok(" vm  list "), Command::List);
+        assert_eq!(ok("log"), Command::Log);
+        assert_eq!(ok("mem"), Command::Memory);
+        assert_eq!(ok("cpu"), Command::Cpus);
+        assert_eq!(ok("shutdown"), Command::Shutdown);
+        assert_eq!(ok("probe 0x4000_0000"), Command::Probe(0x4000_0000));
+        assert_eq!(ok("probe 16"), Command::Probe(16));
+        assert_eq!(ok("probe 0xffffffffffffffff"), Command::Probe(u64::MAX));
+        for action in Action::ALL {
+            let line = alloc::format!("vm {} web-1", action.name());
+            assert_eq!(parse(&line).unwrap().unwrap(), Command::Vm(action, "web-1"));
+            assert!(VM_COMMANDS.contains(&action.name()));
+        }
+    }
+
+    #[test]
+    fn a_wrong_line_says_what_and_how() {
+        let error = |line: &str| parse(line).unwrap_err().to_string();
+        assert_eq!(
+            error("virsh list"),
+            "virsh: unknown command (help lists them)"
+        );
+        assert_eq!(
+            error("vm"),
+            "vm: what about it? one of list, stat, console, stop, start, restart, destroy"
+        );
+        assert_eq!(
+            error("vm kill web"),
+            "vm kill: unknown, must be one of list, stat, console, stop, start, restart, destroy"
+        );
+        assert_eq!(
+            error("vm start"),
+            "vm start: name of a VM is missing (vm list shows them)"
+        );
+        assert_eq!(error("vm start a b"), "vm: 'b' is one word too many");
+        assert_eq!(error("log all"), "log: 'all' is one word too many");
+        assert_eq!(error("probe"), "probe: physical address is missing");
+        for bad in ["0x", "zz", "-1", "0x10000000000000000", "_", "12ab", "+1"] {
+            assert_eq!(
+                error(&alloc::format!("probe {bad}")),
+                alloc::format!(
+                    "probe: '{bad}' is not an address (64 bits, hexadecimal with 0x or decimal)"
+                )
+            );
+        }
+    }
+
+    fn completions(line: &str) -> Vec<&str> {
+        complete(line, &["web", "db", "web-2"]).1
+    }
+
+    #[test]
+    fn completion_knows_where_it_is() {
+        assert_eq!(completions(""), COMMANDS);
+        assert_eq!(completions("s"), ["shutdown"]);
+        assert_eq!(completions("vm st"), ["stat", "stop", "start"]);
+        assert_eq!(completions("vm stop "), ["web", "db", "web-2"]);
+        assert_eq!(completions("vm console we"), ["web", "web-2"]);
+        assert_eq!(completions("vm list "), [""; 0]);
+        assert_eq!(completions("log "), [""; 0]);
+        assert_eq!(completions("vm stop web "), [""; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_gives_a_command_or_one_line(line in any::<String>()) {
+            if let Err(error) = parse(&line) {
+                prop_assert!(!error.to_string().chars().any(char::is_control));
+            }
+            let _ = completions(&line);
+        }
+
+        #[test]
+        fn lines_of_known_words_give_a_command_or_one_line(line in "((vm|list|stat|probe|log|0x1|help|web)( |\t)){0,5}") {
+            if let Err(error) = parse(&line) {
+                prop_assert!(!error.to_string().chars().any(char::is_control));
+            }
+            let _ = completions(&line);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The machine's PL011 (Arm DDI 0183): polled transmission, receive interrupt.
+
+use crate::hw::{self, Mmio};
+use crate::machine;
+use core::fmt;
+use spin::{Mutex, Once};
+
+const DR: u64 = 0x0;
+const FR: u64 = 0x18;
+const IMSC: u64 = 0x38;
+const ICR: u64 = 0x44;
+/// UARTFR.RXFE.
+const RX_EMPTY: u32 = 1 << 4;
+/// UARTFR.TXFF.
+const TX_FULL: u32 = 1 << 5;
+/// Receive and receive time-out interrupts.
+const RX_INTERRUPTS: u32 = 1 << 4 | 1 << 6;
+
+/// The registers, and whose turn it is to write.
+static UART: Once<(Mmio, u32)> = Once::new();
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Takes the UART over as firmware set it up (rate and format stay).
+pub fn init(uart: &machine::Uart) -> bool {
+    let Some(registers) = Mmio::map(uart.registers.base, uart.registers.size) else { return false };
+    UART.call_once(|| (registers, uart.intid));
+    hw::set_panic_output(registers);
+    true
+}
+
+/// Lets received characters raise the interrupt; answers its INTID.
+pub fn enable_receive() -> Option<u32> {
+    let &(registers, intid) = UART.get()?;
+    registers.write32(ICR, u32::MAX);
+    registers.write32(IMSC, RX_INTERRUPTS);
+    Some(intid)
+}
+
+/// The UART's INTID.
+pub fn intid() -> Option<u32> {
+    UART.get().map(|&(_, intid)| intid)
+}
+
+/// Sends `bytes` as they are.
+pub fn write(bytes: &[u8]) {
+    let Some(&(registers, _)) = UART.get() else { return };
+    let _turn = TURN.lock();
+    for &byte in bytes {
+        while registers.read32(FR) & TX_FULL != 0 {
+            core::hint::spin_loop();
+        }
+        registers.write32(DR, u32::from(byte));
+    }
+}
+
+/// The next received byte. On CPU 0 only.
+pub fn receive() -> Option<u8> {
+    let &(registers, _) = UART.get()?;
+    if registers.read32(FR) & RX_EMPTY != 0 {
+        registers.write32(ICR, RX_INTERRUPTS);
+        return None;
+    }
+    Some((registers.read32(DR) & 0xff) as u8)
+}
+
+/// For `write!` before the console is up.
+pub struct Plain;
+
+impl fmt::Write for Plain {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        write(text.as_bytes());
+        Ok(())
+    }
+}

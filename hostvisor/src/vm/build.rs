@@ -1,0 +1,164 @@
+//! Making a VM: frames, contents, the core's objects; 2 MiB at a time.
+
+use super::loader::{self, Contents, FDT_MAX, Layout, RAM_BASE};
+use super::{End, Vm};
+use crate::frames::{BLOCK, BLOCK_FRAMES, FRAMES};
+use crate::guest_tree::{self, GuestConfig};
+use crate::hw::{self, RunPage};
+use abi::hypercall::VM_PROTECTED;
+use abi::{Error, HostCall, Ipa, PAGE_SHIFT, PAGE_SIZE};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bundle::{Manifest, VmEntry};
+
+/// What a VM holds: everything that has to be given back.
+#[derive(Debug, Default)]
+pub struct Holdings {
+    /// The core's handle.
+    pub handle: Option<u64>,
+    /// 2 MiB blocks of memory, in the order of the VM's addresses.
+    pub blocks: Vec<u64>,
+    /// How many frames of them, from the first on, the core has been given.
+    pub given: u64,
+    /// Run pages.
+    pub pages: Vec<u64>,
+}
+
+/// A VM in the making.
+pub struct Build {
+    entry: VmEntry<'static>,
+    layout: Layout,
+    tree: Vec<u8>,
+    /// What it holds so far.
+    pub holdings: Holdings,
+}
+
+impl Build {
+    /// Checks that the VM can be made, and makes it known to the core. `seed` is the guest's
+    /// randomness.
+    pub fn begin(entry: &VmEntry<'static>, seed: &[u8]) -> Result<Self, String> {
+        let manifest = &entry.manifest;
+        let initrd = entry.initrd.len() as u64;
+        let layout = loader::plan(manifest, entry.kernel, initrd, FDT_MAX).map_err(|e| e.to_string())?;
+        let tree = guest_tree::build(&GuestConfig {
+            name: &manifest.name,
+            vcpus: manifest.vcpus as usize,
+            memory_bytes: manifest.memory,
+            append: &manifest.append,
+            initrd: layout.initrd.map(|r| (r.base.0, r.base.0 + initrd)),
+            rng_seed: seed.get(8..).unwrap_or_default(),
+            kaslr_seed: seed.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)),
+            virtio_slots: &[],
+        })
+        .map_err(|e| e.to_string())?;
+        if tree.len() as u64 > FDT_MAX {
+            return Err("device tree too large".to_string());
+        }
+        let need = (manifest.memory >> PAGE_SHIFT) + u64::from(manifest.vcpus);
+        let free = FRAMES.lock().free();
+        if need > free {
+            return Err(not_enough(manifest, free));
+        }
+        let flags = if manifest.protected { VM_PROTECTED } else { 0 };
+        let answer = hw::hypercall(HostCall::VmCreate, [flags, u64::from(manifest.vcpus), 0, 0])
+            .map_err(|e| refused("to create the VM", e))?;
+        let [handle, ..] = answer.values;
+        Ok(Self {
+            entry: entry.clone(),
+            layout,
+            tree,
+            holdings: Holdings { handle: Some(handle), ..Holdings::default() },
+        })
+    }
+
+    fn handle(&self) -> u64 {
+        self.holdings.handle.unwrap_or(0)
+    }
+
+    /// Goes on with one block. True once all memory is there.
+    pub fn step(&mut self) -> Result<bool, String> {
+        let blocks = self.entry.manifest.memory / BLOCK;
+        let done = self.holdings.blocks.len() as u64;
+        if done >= blocks {
+            return Ok(true);
+        }
+        let Some(block) = FRAMES.lock().take_block() else {
+            return Err(not_enough(&self.entry.manifest, FRAMES.lock().free()));
+        };
+        self.holdings.blocks.push(block);
+        let ipa = Ipa(RAM_BASE.0 + done * BLOCK);
+        let contents = Contents::new(&self.layout, self.entry.kernel, &self.tree, self.entry.initrd);
+        let filled = if contents.is_blank(ipa, BLOCK) {
+            hw::pool_zero(block, BLOCK)
+        } else {
+            hw::pool_fill(block, BLOCK, |chunk| contents.fill(ipa, chunk))
+        };
+        if !filled {
+            return Err(format!("block {block:#x} is not frame pool"));
+        }
+        self.give(ipa, block)?;
+        Ok(done + 1 >= blocks)
+    }
+
+    /// Makes the block the VM's.
+    fn give(&mut self, ipa: Ipa, block: u64) -> Result<(), String> {
+        let call = if self.entry.manifest.protected { HostCall::MemDonate } else { HostCall::MemLend };
+        let mut done = 0;
+        while done < BLOCK_FRAMES {
+            let offset = done << PAGE_SHIFT;
+            let pfn = (block + offset) >> PAGE_SHIFT;
+            let answer = hw::hypercall(call, [self.handle(), ipa.0 + offset, pfn, BLOCK_FRAMES - done]);
+            match answer.map(|answer| answer.values) {
+                Ok([0, ..]) => return Err("the core took no frames".to_string()),
+                Ok([frames, ..]) => {
+                    done += frames;
+                    self.holdings.given += frames;
+                }
+                Err(Error::Busy | Error::Again) => {}
+                Err(e) => return Err(refused("the VM's memory", e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the vCPUs and starts the VM.
+    pub fn finish(&mut self, id: usize, instance: u64) -> Result<Arc<Vm>, String> {
+        let handle = self.handle();
+        let mut pages = Vec::new();
+        for vcpu in 0..u64::from(self.entry.manifest.vcpus) {
+            let Some(page) = FRAMES.lock().take_frame() else {
+                return Err("no frame is left for a run page".to_string());
+            };
+            self.holdings.pages.push(page);
+            let run_page = RunPage::new(page).filter(|_| hw::pool_zero(page, PAGE_SIZE));
+            pages.push(run_page.ok_or("the run page is not frame pool")?);
+            hw::hypercall(HostCall::VcpuCreate, [handle, vcpu, page >> PAGE_SHIFT, 0])
+                .map_err(|e| refused("to create a vCPU", e))?;
+        }
+        hw::hypercall(HostCall::VmSetBoot, [handle, self.layout.entry.0, self.layout.fdt.base.0, 0])
+            .map_err(|e| refused("the entry point", e))?;
+        hw::hypercall(HostCall::VmStart, [handle, 0, 0, 0]).map_err(|e| refused("to start the VM", e))?;
+        Ok(Arc::new(Vm::new(id, instance, handle, pages)))
+    }
+}
+
+fn refused(what: &str, error: Error) -> String {
+    format!("the core refused {what}: {error:?}")
+}
+
+fn not_enough(manifest: &Manifest, free: u64) -> String {
+    format!("not enough memory: it wants {} MB, {} MB are free", manifest.memory >> 20, free >> (20 - PAGE_SHIFT))
+}
+
+/// How a run's end reads in the log.
+#[must_use]
+pub fn describe(end: Option<&End>) -> String {
+    match end {
+        None => "stopped: on request".to_string(),
+        Some(End::PoweredOff) => "powered off".to_string(),
+        Some(End::Reset) => "rebooting".to_string(),
+        Some(End::Failed(why)) => format!("stopped: {why}"),
+    }
+}

@@ -1,0 +1,233 @@
+//! VMs as the hostvisor runs them: a handle of the core's, devices, an interrupt controller, and vCPUs that
+//! are scheduled.
+//!
+//! Locks, in the order in which they may be taken: a vCPU's `local` (held by the CPU that runs it),
+//! `devices`, `vgic`; then run queues and timers. Nothing is kicked with `vgic` or `devices` held.
+
+pub mod build;
+pub mod loader;
+pub mod management;
+pub mod manager;
+pub mod run;
+pub mod teardown;
+
+use crate::cpu;
+use crate::devices::Devices;
+use crate::hw::RunPage;
+use crate::sched::{Kick, Phase, RunState};
+use crate::vgic::{KickMask, Vgic};
+use abi::MAX_VCPUS;
+use abi::run::{ExitReason, MAX_LIST_REGISTERS};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use spin::{Mutex, Once};
+
+/// Bytes of console input a VM may leave unread.
+const INPUT_BACKLOG: usize = 4096;
+
+/// Why a VM came to its end by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// PSCI SYSTEM_OFF.
+    PoweredOff,
+    /// PSCI SYSTEM_RESET.
+    Reset,
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// What only the CPU that runs the vCPU uses.
+pub struct Local {
+    page: RunPage,
+    /// List registers as filled last.
+    lists: [u64; MAX_LIST_REGISTERS],
+    /// How many of them are filled.
+    filled: usize,
+    /// ICH_HCR word as written last.
+    hcr: u64,
+    /// Timer lines as told to the vGIC last.
+    lines: u64,
+    /// The CPU in whose timer queue it is.
+    timer_on: Option<usize>,
+}
+
+/// One virtual CPU.
+pub struct Vcpu {
+    /// Its place in the scheduler's state machine.
+    pub state: RunState,
+    local: Mutex<Local>,
+    /// Exits by reason. Written by the CPU that runs it.
+    pub exits: [AtomicU64; ExitReason::COUNT],
+    /// Ticks on a CPU. Written by the CPU that runs it.
+    pub run_ticks: AtomicU64,
+}
+
+/// One run of a VM, from its start to its end; a restart makes a new one.
+pub struct Vm {
+    /// Its place in the bundle.
+    pub id: usize,
+    /// Number of this run, unique.
+    pub instance: u64,
+    /// The core's handle.
+    pub handle: u64,
+    /// vCPUs.
+    pub vcpus: Box<[Vcpu]>,
+    vgic: Mutex<Vgic>,
+    devices: Mutex<Devices>,
+    /// Set once: no vCPU enters the guest any more.
+    stopping: AtomicBool,
+    /// vCPUs that are not off.
+    active: AtomicU32,
+    end: Once<End>,
+}
+
+/// A vCPU of a VM that stays alive as long as this does.
+#[derive(Clone)]
+pub struct VcpuRef {
+    /// The VM.
+    pub vm: Arc<Vm>,
+    /// Index of the vCPU.
+    pub index: usize,
+}
+
+impl VcpuRef {
+    /// Identifies the vCPU among all that ever were.
+    #[must_use]
+    pub fn key(&self) -> u64 {
+        self.vm.instance * MAX_VCPUS as u64 + self.index as u64
+    }
+
+    /// Makes it look what is new for it.
+    pub fn kick(&self) {
+        self.vm.kick(self.index);
+    }
+}
+
+impl Vm {
+    /// A VM whose vCPUs have these run pages.
+    #[must_use]
+    pub fn new(id: usize, instance: u64, handle: u64, pages: Vec<RunPage>) -> Self {
+        let vgic = Vgic::new(pages.len(), crate::gic::VTIMER);
+        let vcpu = |page| Vcpu {
+            state: RunState::new(),
+            local: Mutex::new(Local {
+                page,
+                lists: [0; MAX_LIST_REGISTERS],
+                filled: 0,
+                hcr: 0,
+                lines: 0,
+                timer_on: None,
+            }),
+            exits: [const { AtomicU64::new(0) }; ExitReason::COUNT],
+            run_ticks: AtomicU64::new(0),
+        };
+        Self {
+            id,
+            instance,
+            handle,
+            vcpus: pages.into_iter().map(vcpu).collect(),
+            vgic: Mutex::new(vgic),
+            devices: Mutex::new(Devices::new(INPUT_BACKLOG)),
+            stopping: AtomicBool::new(false),
+            active: AtomicU32::new(0),
+            end: Once::new(),
+        }
+    }
+
+    /// Makes vCPU `index` look what is new for it.
+    pub fn kick(self: &Arc<Self>, index: usize) {
+        let Some(vcpu) = self.vcpus.get(index) else { return };
+        match vcpu.state.kick() {
+            Kick::Nothing => {}
+            Kick::Interrupt(cpu) => cpu::notify(cpu),
+            Kick::Enqueue(home) => cpu::enqueue(VcpuRef { vm: self.clone(), index }, home),
+        }
+    }
+
+    /// Kicks all vCPUs in `mask`.
+    #[inline]
+    pub fn kick_all(self: &Arc<Self>, mask: KickMask) {
+        if !mask.is_empty() {
+            mask.iter().for_each(|index| self.kick(index));
+        }
+    }
+
+    /// Powers vCPU `index` on. False if it is on, or there is none.
+    pub fn power_on(self: &Arc<Self>, index: usize) -> bool {
+        let Some(vcpu) = self.vcpus.get(index) else { return false };
+        // Counted before it can run, by a vCPU that is counted itself (or before the VM starts): so
+        // `active` never is 0 too early.
+        self.active.fetch_add(1, Ordering::SeqCst);
+        let home = (self.id + index) % cpu::online();
+        if vcpu.state.power_on(home) {
+            cpu::enqueue(VcpuRef { vm: self.clone(), index }, home);
+            true
+        } else {
+            self.active.fetch_sub(1, Ordering::SeqCst);
+            false
+        }
+    }
+
+    /// Ends this run; `end` says why, if it was not management. Management takes the VM apart once
+    /// [`Self::is_quiet`].
+    pub fn stop(self: &Arc<Self>, end: Option<End>) {
+        if let Some(end) = end {
+            self.end.call_once(|| end);
+        }
+        self.stopping.store(true, Ordering::SeqCst);
+        for index in 0..self.vcpus.len() {
+            self.kick(index);
+        }
+        crate::service::ask();
+    }
+
+    /// True once the VM is to run no more.
+    #[inline]
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// True if no vCPU runs or ever will.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.active.load(Ordering::SeqCst) == 0
+    }
+
+    /// Why it came to its end by itself, if it did.
+    #[must_use]
+    pub fn end(&self) -> Option<&End> {
+        self.end.get()
+    }
+
+    /// A byte for its console. False if it takes no more at present.
+    pub fn input(self: &Arc<Self>, byte: u8) -> bool {
+        let (taken, line) = self.devices.lock().push_input(byte);
+        if let Some(line) = line {
+            let kicks = self.vgic.lock().set_level(0, line.intid, line.level);
+            self.kick_all(kicks);
+        }
+        taken
+    }
+
+    /// Sum of a counter over all vCPUs.
+    #[must_use]
+    pub fn exits(&self) -> [u64; ExitReason::COUNT] {
+        let mut sum = [0; ExitReason::COUNT];
+        for vcpu in &self.vcpus {
+            for (total, one) in sum.iter_mut().zip(&vcpu.exits) {
+                *total += one.load(Ordering::Relaxed);
+            }
+        }
+        sum
+    }
+
+    /// What vCPU `index` is doing.
+    #[must_use]
+    pub fn phase(&self, index: usize) -> (Phase, usize) {
+        self.vcpus.get(index).map_or((Phase::Off, 0), |v| v.state.get())
+    }
+}

@@ -1,0 +1,449 @@
+//! Running a vCPU: fill list registers, VCPU_RUN, serve the exit, again; until it blocks, has to give way
+//! or is switched off.
+//!
+//! The way from an MMIO exit back into the guest takes one lock (the device's), and none of the vGIC's unless
+//! list registers or timer lines changed, or somebody kicked.
+
+use super::{End, Local, Vcpu, VcpuRef, Vm};
+use crate::cpu::{self, Cpu, SCHEDULER, count};
+use crate::sched::Phase;
+use crate::devices::{Line, Target, decode};
+use crate::vgic::{KickMask, Vgic};
+use spin::MutexGuard;
+use crate::{clock, console, gic, hw, interrupts, service};
+use abi::run::{self as page, ExitReason};
+use abi::HostCall;
+use alloc::format;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Guest's physical timer, a PPI.
+const PTIMER: u32 = 30;
+/// ICH_HCR_EL2.UIE.
+const UNDERFLOW: u64 = 1 << 1;
+
+/// List registers of this machine.
+static LIST_REGISTERS: AtomicUsize = AtomicUsize::new(4);
+/// Somebody has run a vCPU.
+static FIRST_RUN: AtomicBool = AtomicBool::new(false);
+
+/// Tells how many list registers the machine has.
+pub fn set_list_registers(number: usize) {
+    LIST_REGISTERS.store(number.clamp(1, page::MAX_LIST_REGISTERS), Ordering::Relaxed);
+}
+
+/// Why the vCPU leaves the CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Leave {
+    Block,
+    GiveWay,
+    Off,
+}
+
+/// What to do after an exit was served.
+enum Next {
+    /// Enter the guest again.
+    Again,
+    Leave(Leave),
+}
+
+/// Runs a Runnable vCPU that was taken out of a queue, and puts it where it belongs afterwards.
+pub fn run(me: usize, task: VcpuRef) {
+    let this = cpu::get(me);
+    let Some(vcpu) = task.vm.vcpus.get(task.index) else { return };
+    vcpu.state.begin(me);
+    this.current.store(task.vm.id << 8 | task.index, Ordering::Relaxed);
+    count(&this.switches, 1);
+    let start = hw::now();
+    this.start_slice(slice(me));
+    let leave = loop {
+        let leave = {
+            let mut local = vcpu.local.lock();
+            let mut on = Running { me, this, task: &task, vm: &task.vm, vcpu, local: &mut local, refresh: true };
+            on.come();
+            let leave = on.enter_until_leave();
+            on.go(leave);
+            leave
+        };
+        // The lock is free before anybody else can take the vCPU.
+        match leave {
+            Leave::Block if !vcpu.state.try_block(me) => {}
+            _ => break leave,
+        }
+    };
+    let spent = hw::now().wrapping_sub(start);
+    count(&this.guest_ticks, spent);
+    this.current.store(usize::MAX, Ordering::Relaxed);
+    match leave {
+        // Somebody else may have it by now.
+        Leave::Block => {
+            vcpu.run_ticks.fetch_add(spent, Ordering::Relaxed);
+        }
+        Leave::GiveWay => {
+            vcpu.run_ticks.fetch_add(spent, Ordering::Relaxed);
+            vcpu.state.give_way(me);
+            SCHEDULER.requeue(task, me);
+        }
+        Leave::Off => {
+            vcpu.run_ticks.fetch_add(spent, Ordering::Relaxed);
+            vcpu.state.power_off(me);
+            if task.vm.active.fetch_sub(1, Ordering::SeqCst) == 1 {
+                service::ask();
+            }
+        }
+    }
+}
+
+/// How long a vCPU may run while others wait: 10 ms; 1 ms while CPU 0 has management to do besides.
+fn slice(me: usize) -> Option<u64> {
+    let millisecond = hw::frequency() / 1000;
+    if me == 0 && service::is_busy() {
+        Some(millisecond)
+    } else {
+        SCHEDULER.waiting(me).then_some(10 * millisecond)
+    }
+}
+
+/// A vCPU on a CPU.
+struct Running<'a> {
+    me: usize,
+    this: &'static Cpu,
+    task: &'a VcpuRef,
+    vm: &'a Arc<Vm>,
+    vcpu: &'a Vcpu,
+    local: &'a mut Local,
+    /// List registers may not be what the vGIC wants.
+    refresh: bool,
+}
+
+impl<'a> Running<'a> {
+    /// On the CPU: its timers are watched by the hardware, or armed here.
+    fn come(&mut self) {
+        if self.local.timer_on.take() == Some(self.me) {
+            self.this.disarm(self.task.key());
+        }
+        self.arm_physical_timer();
+    }
+
+    /// The guest's physical timer is not in hardware while it runs: a soft timer is.
+    fn arm_physical_timer(&mut self) {
+        let deadline = self.local.page.read(page::PTIMER_DEADLINE);
+        if deadline != u64::MAX && deadline > hw::now() {
+            self.arm(deadline);
+        }
+    }
+
+    fn arm(&mut self, deadline: u64) {
+        self.local.timer_on = Some(self.me);
+        self.this.arm(self.task.clone(), deadline);
+    }
+
+    /// Off the CPU: nothing of it stays in list registers or FP registers.
+    fn go(&mut self, leave: Leave) {
+        if leave == Leave::Off && self.local.timer_on.take() == Some(self.me) {
+            self.this.disarm(self.task.key());
+        }
+        if self.local.filled != 0 {
+            let kicks = self.settle().1;
+            self.vm.kick_all(kicks.without(self.task.index));
+        }
+        if self.local.page.read(page::STATE_FLAGS) & page::STATE_FP_LIVE != 0 {
+            // An error would come again, and be reported, at the next VCPU_RUN.
+            let _ = hw::hypercall(HostCall::VcpuPut, [self.vm.handle, self.task.index as u64, 0, 0]);
+        }
+    }
+
+    fn enter_until_leave(&mut self) -> Leave {
+        let args = [self.vm.handle, self.task.index as u64, 0, 0];
+        loop {
+            // In this order: who sets `stopping` kicks afterwards.
+            self.refresh |= self.vcpu.state.take_kick();
+            if self.vm.is_stopping() {
+                return Leave::Off;
+            }
+            if self.refresh {
+                self.fill();
+            }
+            let answer = match hw::hypercall(HostCall::VcpuRun, args) {
+                Ok(answer) => answer,
+                Err(error) => {
+                    let what = format!("vCPU {}: the core refused to run it: {error:?}", self.task.index);
+                    self.vm.stop(Some(End::Failed(what)));
+                    return Leave::Off;
+                }
+            };
+            if !FIRST_RUN.load(Ordering::Relaxed) {
+                FIRST_RUN.store(true, Ordering::Relaxed);
+                service::ask();
+            }
+            let [reason, a, b, c] = answer.values;
+            if let Some(counter) = self.vcpu.exits.get(reason as usize) {
+                count(counter, 1);
+            }
+            self.look();
+            match self.serve(ExitReason::decode(reason), [a, b, c]) {
+                Next::Again => {}
+                Next::Leave(leave) => return leave,
+            }
+        }
+    }
+
+    /// Sees whether the guest changed anything in list registers or timer lines.
+    #[inline]
+    fn look(&mut self) {
+        let local = &mut *self.local;
+        for (n, word) in local.lists.iter_mut().take(local.filled).enumerate() {
+            let now = local.page.read(page::LIST_REGISTERS + n);
+            if now != *word {
+                *word = now;
+                self.refresh = true;
+                if now & page::LR_HW != 0 && now & (page::LR_PENDING | page::LR_ACTIVE) == 0 {
+                    gic::vtimer_was_deactivated(self.me);
+                }
+            }
+        }
+        if local.page.read(page::TIMER_LINES) != local.lines {
+            self.refresh = true;
+        }
+    }
+
+    /// The timers' lines as they are now: a deadline may have passed since the last exit.
+    fn lines_now(&self) -> u64 {
+        let page = &self.local.page;
+        let mut lines = page.read(page::TIMER_LINES);
+        let (virt, phys) = (page.read(page::VTIMER_DEADLINE), page.read(page::PTIMER_DEADLINE));
+        // Zero before the first run.
+        if virt.min(phys) != u64::MAX && virt.max(phys) != 0 {
+            let now = hw::now();
+            lines |= if virt <= now { page::TIMER_VIRTUAL } else { 0 };
+            lines |= if phys <= now { page::TIMER_PHYSICAL } else { 0 };
+        }
+        lines
+    }
+
+    /// Tells the vGIC what the guest made of its list registers, and the timers' levels. Answers the vGIC,
+    /// locked still, and whom to kick once it is not.
+    fn settle(&mut self) -> (MutexGuard<'a, Vgic>, KickMask) {
+        let lines = self.lines_now();
+        let index = self.task.index;
+        let local = &mut *self.local;
+        let vm: &'a Vm = self.vm;
+        let mut vgic = vm.vgic.lock();
+        let mut kicks = KickMask::NONE;
+        if local.filled != 0 {
+            kicks |= vgic.drain(index, local.lists.get(..local.filled).unwrap_or(&[]));
+            local.filled = 0;
+        }
+        let changed = lines ^ local.lines;
+        if changed & page::TIMER_VIRTUAL != 0 {
+            kicks |= vgic.set_level(index, gic::VTIMER, lines & page::TIMER_VIRTUAL != 0);
+        }
+        if changed & page::TIMER_PHYSICAL != 0 {
+            kicks |= vgic.set_level(index, PTIMER, lines & page::TIMER_PHYSICAL != 0);
+        }
+        local.lines = lines;
+        (vgic, kicks)
+    }
+
+    /// Makes the list registers what the vGIC wants.
+    fn fill(&mut self) {
+        let index = self.task.index;
+        let available = LIST_REGISTERS.load(Ordering::Relaxed);
+        let mut lists = self.local.lists;
+        let (mut vgic, kicks) = self.settle();
+        let fill = vgic.fill(index, lists.get_mut(..available).unwrap_or(&mut []));
+        let active = vgic.vtimer_needs_active(index);
+        drop(vgic);
+        let local = &mut *self.local;
+        for (n, &word) in lists.iter().take(fill.count).enumerate() {
+            local.page.write(page::LIST_REGISTERS + n, word);
+        }
+        local.lists = lists;
+        local.page.write(page::LR_COUNT, fill.count as u64);
+        let hcr = if fill.underflow { UNDERFLOW } else { 0 };
+        if hcr != local.hcr {
+            local.hcr = hcr;
+            local.page.write(page::ICH_HCR, hcr);
+        }
+        local.filled = fill.count;
+        self.refresh = false;
+        gic::set_vtimer_active(self.me, active);
+        self.kick(kicks);
+    }
+
+    /// Works on the vGIC, whose state is brought up to date first; kicks whom that concerns.
+    fn with_vgic(&mut self, work: impl FnOnce(&mut Vgic, usize) -> KickMask) {
+        let index = self.task.index;
+        let mut kicks = KickMask::NONE;
+        if self.refresh {
+            let (mut vgic, more) = self.settle();
+            kicks |= work(&mut vgic, index) | more;
+        } else {
+            kicks |= work(&mut self.vm.vgic.lock(), index);
+        }
+        self.kick(kicks);
+    }
+
+    /// Kicks others; a kick for this vCPU itself is a refresh.
+    #[inline]
+    fn kick(&mut self, kicks: KickMask) {
+        if !kicks.is_empty() {
+            self.refresh |= kicks.contains(self.task.index);
+            self.vm.kick_all(kicks.without(self.task.index));
+            self.share();
+        }
+    }
+
+    /// If somebody waits for this CPU, the slice starts.
+    fn share(&self) {
+        if SCHEDULER.waiting(self.me) && !self.this.has_slice() {
+            self.this.start_slice(slice(self.me));
+        }
+    }
+
+    fn serve(&mut self, reason: Option<ExitReason>, [a, b, c]: [u64; 3]) -> Next {
+        match reason {
+            Some(ExitReason::MmioWrite) => self.mmio_write(a, b, c),
+            Some(ExitReason::MmioRead) => self.mmio_read(a, b),
+            Some(ExitReason::Irq) => return self.interrupted(),
+            Some(ExitReason::Wfi) => return self.wait(),
+            Some(ExitReason::Sgi) => {
+                self.with_vgic(|vgic, index| vgic.send_sgi(index, a));
+            }
+            Some(ExitReason::Timer) => {
+                self.refresh = true;
+                if self.local.timer_on.take() == Some(self.me) {
+                    self.this.disarm(self.task.key());
+                }
+                self.arm_physical_timer();
+            }
+            Some(ExitReason::Wfe) if SCHEDULER.waiting(self.me) => return Next::Leave(Leave::GiveWay),
+            Some(ExitReason::Wfe) => {}
+            Some(ExitReason::CpuOn) => {
+                // The core has checked the target; if it is on its way off it is not yet off here.
+                while !self.vm.power_on(a as usize) && self.target_is_leaving(a as usize) {
+                    core::hint::spin_loop();
+                }
+                self.share();
+            }
+            Some(ExitReason::CpuOff) => return Next::Leave(Leave::Off),
+            Some(ExitReason::SystemOff) => {
+                self.vm.stop(Some(End::PoweredOff));
+                return Next::Leave(Leave::Off);
+            }
+            Some(ExitReason::SystemReset) => {
+                self.vm.stop(Some(End::Reset));
+                return Next::Leave(Leave::Off);
+            }
+            Some(ExitReason::SError) => {
+                let what = "a physical SError arrived while it ran";
+                self.vm.stop(Some(End::Failed(what.into())));
+                return Next::Leave(Leave::Off);
+            }
+            Some(ExitReason::MemFault) => self.local.page.write(page::ENTRY_FLAGS, page::ENTRY_ABORT),
+            None => {
+                self.vm.stop(Some(End::Failed("the core gave an unknown exit reason".into())));
+                return Next::Leave(Leave::Off);
+            }
+        }
+        Next::Again
+    }
+
+    /// True while the vCPU is still on its way off another CPU.
+    fn target_is_leaving(&self, target: usize) -> bool {
+        self.vm.phase(target).0 == Phase::Running && !self.vm.is_stopping()
+    }
+
+    /// A physical interrupt ended the run.
+    fn interrupted(&mut self) -> Next {
+        interrupts::poll(self.me);
+        self.this.run_timers();
+        let waiting = SCHEDULER.waiting(self.me);
+        let slice_over = self.this.slice_over.load(Ordering::Relaxed);
+        if self.me == 0 && service::has_work() || slice_over && waiting {
+            return Next::Leave(Leave::GiveWay);
+        }
+        self.share();
+        Next::Again
+    }
+
+    /// The guest waits for an interrupt.
+    fn wait(&mut self) -> Next {
+        // What is kicked before this point is in the vGIC, and seen; after it, blocking fails.
+        self.vcpu.state.take_kick();
+        let index = self.task.index;
+        let (vgic, kicks) = self.settle();
+        let deliverable = vgic.deliverable(index);
+        drop(vgic);
+        self.refresh = true;
+        self.kick(kicks);
+        if deliverable {
+            return Next::Again;
+        }
+        // A line that is high already is told to the vGIC and wakes nobody any more.
+        let due = |line, word| {
+            if self.local.lines & line == 0 { self.local.page.read(word) } else { u64::MAX }
+        };
+        let deadline = due(page::TIMER_VIRTUAL, page::VTIMER_DEADLINE)
+            .min(due(page::TIMER_PHYSICAL, page::PTIMER_DEADLINE));
+        if deadline != u64::MAX {
+            self.arm(deadline);
+        }
+        Next::Leave(Leave::Block)
+    }
+
+    fn mmio_write(&mut self, ipa: u64, size: u64, value: u64) {
+        let target = decode(ipa, size);
+        self.reply(target.is_some(), 0);
+        match target {
+            Some(Target::Gic) => {
+                self.with_vgic(|vgic, _| vgic.write(ipa, size, value));
+                // What this vCPU itself is to be given may have changed.
+                self.refresh = true;
+            }
+            Some(target) => {
+                let written = self.vm.devices.lock().write(target, size, value, clock::seconds());
+                if let Some(byte) = written.output {
+                    console::guest_output(self.vm.id, &[byte]);
+                }
+                self.follow(written.line);
+            }
+            None => {}
+        }
+    }
+
+    fn mmio_read(&mut self, ipa: u64, size: u64) {
+        match decode(ipa, size) {
+            Some(Target::Gic) => {
+                let mut value = 0;
+                self.with_vgic(|vgic, _| {
+                    value = vgic.read(ipa, size);
+                    KickMask::NONE
+                });
+                self.reply(true, value);
+            }
+            Some(target) => {
+                let (value, line) = self.vm.devices.lock().read(target, size, clock::seconds());
+                self.reply(true, value);
+                self.follow(line);
+            }
+            None => self.reply(false, 0),
+        }
+    }
+
+    /// Answers the guest's access: a value, or an abort where nobody is.
+    #[inline]
+    fn reply(&self, someone: bool, value: u64) {
+        let page = &self.local.page;
+        page.write(page::MMIO_VALUE, value);
+        page.write(page::ENTRY_FLAGS, if someone { page::ENTRY_REPLY } else { page::ENTRY_ABORT });
+    }
+
+    /// Takes a device's line to the vGIC.
+    #[inline]
+    fn follow(&mut self, line: Option<Line>) {
+        if let Some(line) = line {
+            self.with_vgic(|vgic, _| vgic.set_level(0, line.intid, line.level));
+        }
+    }
+}
