@@ -1,0 +1,64 @@
+//! The machine as the corevisor sees it: memory, TLBs and firmware in one object.
+
+use crate::handover;
+use abi::{Ipa, Pfn, psci as numbers};
+use arch::el2::memory::{El2Memory, El2Tlb};
+use arch::el2::psci;
+use arch::hal::{Firmware, FrameWords, Memory, Stage2Regs, Tlb};
+use boot::info::BootInfo;
+
+/// This machine.
+pub(crate) struct Hardware {
+    memory: El2Memory,
+    tlb: El2Tlb,
+    info: &'static BootInfo,
+}
+
+impl Hardware {
+    pub(crate) fn new(memory: El2Memory, info: &'static BootInfo) -> Self {
+        Self {
+            memory,
+            tlb: El2Tlb,
+            info,
+        }
+    }
+}
+
+impl Memory for Hardware {
+    fn words(&self, frame: Pfn) -> &FrameWords {
+        self.memory.words(frame)
+    }
+
+    fn zero(&self, frame: Pfn) {
+        self.memory.zero(frame);
+    }
+}
+
+impl Tlb for Hardware {
+    fn publish(&self) {
+        self.tlb.publish();
+    }
+
+    fn invalidate_ipa(&self, regs: Stage2Regs, ipa: Ipa) {
+        self.tlb.invalidate_ipa(regs, ipa);
+    }
+
+    fn invalidate_vmid(&self, regs: Stage2Regs) {
+        self.tlb.invalidate_vmid(regs);
+    }
+}
+
+impl Firmware for Hardware {
+    fn psci(&self, function: u32, _args: [u64; 3]) -> i64 {
+        match function {
+            numbers::CPU_OFF => psci::cpu_off(),
+            numbers::SYSTEM_OFF => psci::system_off(),
+            numbers::SYSTEM_RESET => psci::system_reset(),
+            _ => numbers::NOT_SUPPORTED,
+        }
+    }
+
+    fn start_cpu(&self, index: usize) -> i64 {
+        handover::start_cpu(self.info, index)
+    }
+}
