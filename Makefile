@@ -1,0 +1,70 @@
+# Entry points. 'make run' and 'make test' work from a clean clone; everything made lands in build/ and in
+# cargo's target folder.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help deps build tool payload test-guest guest run test audit fmt lint clean
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BARE := $(TARGET)/aarch64-unknown-none-softfloat/release
+TOOL := build/bin/cloister
+IMAGE := build/cloister.img
+HOSTVISOR := build/hostvisor.bin
+# More options for 'make run', e.g. ARGS="--cpus 4 --cpu max".
+ARGS ?=
+VM ?= examples/debian.toml
+
+# rust-toolchain.toml names the bare-metal target. Where rustup cannot have it, it must not try again and again.
+RUSTUP_AUTO_INSTALL ?= 0
+export RUSTUP_AUTO_INSTALL
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' $(MAKEFILE_LIST) | column -t -s '#' 2>/dev/null || \
+		sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1: \2/p' $(MAKEFILE_LIST)
+	@echo "  make run ARGS='--cpus 4 --cpu max' VM=my-vm.toml: other machines, other VMs ($(TOOL) run --help)"
+
+deps: ## Install what is missing (QEMU, bare-metal toolchain)
+	@tools/deps
+
+tool: deps
+	@echo "make: building the cloister tool" >&2
+	@cargo build -q -p cloister
+	@mkdir -p build/bin
+	@cmp -s $(TARGET)/debug/cloister $(TOOL) || cp $(TARGET)/debug/cloister $(TOOL)
+
+payload: tool
+	@echo "make: building the hostvisor" >&2
+	@tools/bare-cargo build -p hostvisor --release
+	@$(TOOL) flatten $(BARE)/cloister-hostvisor $(HOSTVISOR)
+	@echo "make: building corevisor and boot code around it" >&2
+	@CLOISTER_HOSTVISOR=$(abspath $(HOSTVISOR)) CLOISTER_QUIET=1 tools/bare-cargo build -p boot --release
+	@$(TOOL) flatten $(BARE)/cloister-payload $(IMAGE)
+
+test-guest: tool
+	@echo "make: building the bare-metal test guest" >&2
+	@CLOISTER_QUIET=1 tools/bare-cargo build -p test-guest --release
+	@$(TOOL) flatten $(BARE)/test-guest build/test-guest.bin
+
+build: payload test-guest ## Build the tool, the bootable image (build/cloister.img) and the test guest
+
+guest: deps ## Fetch Debian arm64 kernels, pack the initramfs (build/guest/)
+	@guest/fetch
+
+run: payload guest ## Boot a Debian VM under Cloister in QEMU; its console is this terminal
+	@$(TOOL) run --vm $(VM) $(ARGS)
+
+test: build guest ## Everything that CI checks
+	@tools/check
+
+audit: tool ## Lines and unsafe code of every crate
+	@$(TOOL) audit
+
+fmt: ## Format all Rust code
+	@cargo fmt --all
+
+lint: build ## Formatting and clippy, for the host and for the bare-metal target
+	@tools/check lint
+
+clean: ## Remove everything made, fetched guests included
+	cargo clean
+	rm -rf build

@@ -1,0 +1,153 @@
+//! The options of `cloister run`.
+
+use std::path::PathBuf;
+
+use bundle::{Format, OnReboot};
+use clap::Args;
+
+use crate::size::Size;
+use crate::vmfile::{Origin, VmFile};
+
+/// Start VMs under Cloister in QEMU
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// Physical CPUs of the machine (1 to 8)
+    #[arg(long, value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u32).range(1..=abi::MAX_CPUS as i64))]
+    pub(crate) cpus: u32,
+
+    /// Memory of the machine
+    #[arg(long, value_name = "SIZE", default_value = "2G")]
+    pub(crate) memory: Size,
+
+    /// CPU model of the machine, as QEMU names it: cortex-a57, max, ...
+    #[arg(long, value_name = "MODEL", default_value = "cortex-a57")]
+    pub(crate) cpu: String,
+
+    /// Version of the machine's interrupt controller
+    #[arg(long, value_name = "VERSION", default_value = "3", value_parser = ["3"])]
+    pub(crate) gic: String,
+
+    /// A VM described in TOML; may be repeated
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) vm: Vec<PathBuf>,
+
+    /// A VM that is a raw image, described in TOML (format = "flat"); may be repeated
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) flat: Vec<PathBuf>,
+
+    /// A bundle made by 'cloister bundle'
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["vm", "flat", "kernel"])]
+    pub(crate) bundle: Option<PathBuf>,
+
+    /// No VM at all: the management shell alone
+    #[arg(long, conflicts_with_all = ["vm", "flat", "kernel", "bundle"])]
+    pub(crate) empty: bool,
+
+    /// The VM whose console is shown first, or 'shell' for the management shell
+    #[arg(long, value_name = "NAME")]
+    pub(crate) console: Option<String>,
+
+    /// End the machine when every VM has powered off (the default without a terminal)
+    #[arg(long)]
+    pub(crate) exit_when_idle: bool,
+
+    /// Do not end the machine when every VM has powered off (the default on a terminal)
+    #[arg(long, conflicts_with = "exit_when_idle")]
+    pub(crate) interactive: bool,
+
+    /// End the run after SECS seconds, with exit status 124
+    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: Option<u64>,
+
+    /// Write the console to FILE, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+
+    /// Count instructions for time: a run that repeats exactly
+    #[arg(long)]
+    pub(crate) icount: bool,
+
+    /// Cloister's image [default: build/cloister.img]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) payload: Option<PathBuf>,
+
+    /// QEMU program
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "CLOISTER_QEMU",
+        default_value = "qemu-system-aarch64"
+    )]
+    pub(crate) qemu: PathBuf,
+
+    /// An argument handed to QEMU as it is; may be repeated
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) qemu_arg: Vec<String>,
+
+    /// Start even if the VMs want more memory than the machine has (to test the hostvisor)
+    #[arg(long, hide = true)]
+    pub(crate) no_memory_check: bool,
+
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+}
+
+/// One Linux VM given by options.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "One Linux VM without a TOML file")]
+pub(crate) struct GuestArgs {
+    /// Its kernel: an arm64 Image
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) kernel: Option<PathBuf>,
+
+    /// Its initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initrd: Option<PathBuf>,
+
+    /// Its kernel command line
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "kernel",
+        default_value = "console=ttyAMA0",
+        allow_hyphen_values = true
+    )]
+    pub(crate) append: String,
+
+    /// Its virtual CPUs (1 to 16)
+    #[arg(long, value_name = "N", requires = "kernel", default_value_t = 1)]
+    pub(crate) vcpus: u32,
+
+    /// Its memory
+    #[arg(long, value_name = "SIZE", requires = "kernel", default_value = "256M")]
+    pub(crate) vm_memory: Size,
+
+    /// Its name
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "kernel",
+        default_value = "linux"
+    )]
+    pub(crate) name: String,
+}
+
+impl GuestArgs {
+    /// The VM these options describe, if they do.
+    pub(crate) fn vm(&self) -> Option<VmFile> {
+        Some(VmFile {
+            origin: Origin::CommandLine,
+            name: self.name.clone(),
+            format: Format::Linux,
+            kernel: self.kernel.clone()?,
+            initrd: self.initrd.clone(),
+            vcpus: self.vcpus,
+            memory: self.vm_memory,
+            append: self.append.clone(),
+            protected: true,
+            autostart: true,
+            on_reboot: OnReboot::Restart,
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! Finding QEMU and writing its command line.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::RunArgs;
+use crate::error::{Error, Result, io_reason};
+
+/// Oldest QEMU that is known to run Cloister.
+const OLDEST: (u32, u32) = (7, 2);
+
+/// A QEMU that can be started.
+pub(crate) struct Qemu {
+    /// The program.
+    pub(crate) path: PathBuf,
+    /// "QEMU 10.0.2".
+    pub(crate) version: String,
+}
+
+/// Asks the program at `path` for its version.
+pub(crate) fn find(path: &Path) -> Result<Qemu> {
+    let name = path.display();
+    let output = Command::new(path).arg("--version").output().map_err(|e| {
+        Error::config(format_args!(
+            "{name}: {} ('make deps' installs QEMU, --qemu names another)",
+            io_reason(&e)
+        ))
+    })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = parse_version(&text)
+        .ok_or_else(|| Error::config(format_args!("{name}: says no QEMU version")))?;
+    let numbers: Vec<u32> = version.split('.').filter_map(|n| n.parse().ok()).collect();
+    match numbers[..] {
+        [major, minor, ..] if (major, minor) >= OLDEST => Ok(Qemu {
+            path: path.to_owned(),
+            version: format!("QEMU {version}"),
+        }),
+        _ => Err(Error::config(format_args!(
+            "{name}: QEMU {version} is too old, {}.{} or newer is needed",
+            OLDEST.0, OLDEST.1
+        ))),
+    }
+}
+
+/// "QEMU emulator version 10.0.2 (Debian …)" → "10.0.2".
+fn parse_version(text: &str) -> Option<&str> {
+    let word = text
+        .strip_prefix("QEMU emulator version ")?
+        .split_whitespace()
+        .next()?;
+    word.starts_with(|c: char| c.is_ascii_digit())
+        .then_some(word)
+}
+
+/// The command line. The payload's own boot arguments say what the hostvisor is to do.
+pub(crate) fn arguments(
+    args: &RunArgs,
+    payload: &Path,
+    bundle: Option<&Path>,
+    exit_when_idle: bool,
+) -> Vec<OsString> {
+    let mut line: Vec<OsString> = Vec::new();
+    let mut add = |words: &[&str]| line.extend(words.iter().map(OsString::from));
+    add(&[
+        "-M",
+        &format!("virt,virtualization=on,gic-version={}", args.gic),
+    ]);
+    add(&["-cpu", &args.cpu, "-smp", &args.cpus.to_string()]);
+    add(&["-m", &format!("{}K", args.memory.0 >> 10)]);
+    // signal=off: Ctrl-C is a byte for the guest, not the end of QEMU.
+    add(&[
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-nic",
+        "none",
+        "-no-reboot",
+    ]);
+    add(&[
+        "-chardev",
+        "stdio,id=console,signal=off",
+        "-serial",
+        "chardev:console",
+    ]);
+    if args.icount {
+        add(&["-icount", "shift=0,sleep=off", "-seed", "1"]);
+        add(&["-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
+    }
+    add(&["-kernel"]);
+    line.push(payload.into());
+    if let Some(bundle) = bundle {
+        line.push("-initrd".into());
+        line.push(bundle.into());
+    }
+    let mut boot_arguments = Vec::new();
+    if exit_when_idle {
+        boot_arguments.push("exit-when-idle".to_owned());
+    }
+    boot_arguments.extend(args.console.as_ref().map(|name| format!("console={name}")));
+    if !boot_arguments.is_empty() {
+        line.push("-append".into());
+        line.push(boot_arguments.join(" ").into());
+    }
+    line.extend(args.qemu_arg.iter().map(OsString::from));
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn line(options: &[&str], exit_when_idle: bool) -> String {
+        let cli = Cli::parse_from([&["run"], options].concat());
+        let bundle = Path::new("b");
+        let words = arguments(&cli.run, Path::new("p"), Some(bundle), exit_when_idle);
+        words.join(std::ffi::OsStr::new(" ")).into_string().unwrap()
+    }
+
+    #[test]
+    fn defaults() {
+        let line = line(&[], false);
+        assert!(
+            line.starts_with("-M virt,virtualization=on,gic-version=3 -cpu cortex-a57 -smp 2 ")
+        );
+        assert!(line.contains(" -m 2097152K "));
+        assert!(line.ends_with("-kernel p -initrd b"), "{line}");
+    }
+
+    #[test]
+    fn options_reach_qemu_and_the_hostvisor() {
+        let line = line(&["--console", "web", "--icount", "--qemu-arg", "-S"], true);
+        assert!(
+            line.contains("-icount shift=0,sleep=off -seed 1 -rtc base="),
+            "{line}"
+        );
+        assert!(
+            line.ends_with("-append exit-when-idle console=web -S"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(
+            parse_version("QEMU emulator version 10.0.2 (Debian 1:10)"),
+            Some("10.0.2")
+        );
+        assert_eq!(parse_version("ls (GNU coreutils) 9.1"), None);
+    }
+}
