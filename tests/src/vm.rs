@@ -1,0 +1,142 @@
+//! A VM as a test describes it.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use crate::artifacts::Artifact;
+
+/// What goes into a VM's TOML file.
+#[derive(Clone, Debug)]
+pub struct VmSpec {
+    name: String,
+    kernel: PathBuf,
+    initrd: Option<PathBuf>,
+    flat: bool,
+    vcpus: u32,
+    memory: String,
+    append: String,
+    protected: bool,
+    autostart: bool,
+    on_reboot: &'static str,
+}
+
+impl VmSpec {
+    fn new(name: &str, kernel: PathBuf) -> Self {
+        Self {
+            name: name.to_owned(),
+            kernel,
+            initrd: None,
+            flat: false,
+            vcpus: 1,
+            memory: "128M".to_owned(),
+            append: String::new(),
+            protected: true,
+            autostart: true,
+            on_reboot: "restart",
+        }
+    }
+
+    /// Debian's kernel `kernel` with the busybox initramfs, which carries out `steps`
+    /// (`guest/README.md`).
+    #[must_use]
+    pub fn debian(name: &str, kernel: Artifact, steps: &str) -> Self {
+        Self {
+            initrd: Some(Artifact::Initrd.path()),
+            memory: "256M".to_owned(),
+            append: format!("console=ttyAMA0 panic=-1 cloister.test={steps}"),
+            ..Self::new(name, kernel.path())
+        }
+    }
+
+    /// The bare-metal test guest, which runs the tests named.
+    #[must_use]
+    pub fn test_guest(name: &str, tests: &str) -> Self {
+        Self {
+            flat: true,
+            append: format!("test={tests}"),
+            ..Self::new(name, Artifact::TestGuest.path())
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// vCPUs.
+    #[must_use]
+    pub fn vcpus(mut self, vcpus: u32) -> Self {
+        self.vcpus = vcpus;
+        self
+    }
+
+    /// Memory, with its unit.
+    #[must_use]
+    pub fn memory(mut self, memory: &str) -> Self {
+        memory.clone_into(&mut self.memory);
+        self
+    }
+
+    /// More of the kernel's command line.
+    #[must_use]
+    pub fn append(mut self, more: &str) -> Self {
+        self.append = format!("{} {more}", self.append);
+        self
+    }
+
+    /// An open VM instead of a protected one.
+    #[must_use]
+    pub fn open(mut self) -> Self {
+        self.protected = false;
+        self
+    }
+
+    /// Waits for `vm start`.
+    #[must_use]
+    pub fn not_started(mut self) -> Self {
+        self.autostart = false;
+        self
+    }
+
+    /// Ends at a reset instead of starting again.
+    #[must_use]
+    pub fn stop_on_reboot(mut self) -> Self {
+        self.on_reboot = "stop";
+        self
+    }
+
+    /// The TOML text.
+    #[must_use]
+    pub fn toml(&self) -> String {
+        let mut text = format!(
+            "name = \"{}\"\nkernel = \"{}\"\nvcpus = {}\nmemory = \"{}\"\nformat = \"{}\"\nappend = \"{}\"\n",
+            self.name,
+            self.kernel.display(),
+            self.vcpus,
+            self.memory,
+            if self.flat { "flat" } else { "linux" },
+            self.append,
+        );
+        if let Some(initrd) = &self.initrd {
+            let _ = writeln!(text, "initrd = \"{}\"", initrd.display());
+        }
+        let _ = write!(
+            text,
+            "protected = {}\nautostart = {}\non-reboot = \"{}\"\n",
+            self.protected, self.autostart, self.on_reboot
+        );
+        text
+    }
+
+    /// Writes the TOML file of VM number `index` into `dir` and names it.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    #[must_use]
+    pub fn write_to(&self, dir: &Path, index: usize) -> PathBuf {
+        let path = dir.join(format!("{index}-{}.toml", self.name));
+        std::fs::write(&path, self.toml()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        path
+    }
+}
