@@ -2,8 +2,8 @@
 
 /// Why the corevisor refused a hypercall. Travels as a negative `i64` in x0.
 ///
-/// Every error leaves the corevisor's state as it was before the call, except that a call on a
-/// range reports how many frames it had completed in x1.
+/// Every error leaves the corevisor's state as it was before the call. A call on a range that gets part
+/// of the way answers success, and in x1 how many frames it has done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(i64)]
 pub enum Error {

@@ -1,7 +1,7 @@
 //! Host → core hypercalls: `HVC #0` from the hostvisor's EL1.
 //!
 //! x0 holds the function number, x1–x5 the arguments. The answer is in x0 (0 or an
-//! [`crate::Error`]) and x1–x3; every other register keeps its value. `docs/hypercalls/` has a page
+//! [`crate::Error`]) and x1–x4; every other register keeps its value. `docs/hypercalls/` has a page
 //! for each call with the order of its checks.
 //!
 //! A *VM handle* is opaque to the hostvisor and never reused: a handle kept after destroy answers

@@ -41,6 +41,8 @@ pub const SUCCESS: i64 = 0;
 pub const NOT_SUPPORTED: i64 = -1;
 /// INVALID_PARAMETERS.
 pub const INVALID_PARAMETERS: i64 = -2;
+/// SMCCC INVALID_PARAMETER (DEN0028 §7.1), which is not PSCI's number.
+pub const SMCCC_INVALID_PARAMETER: i64 = -3;
 /// DENIED.
 pub const DENIED: i64 = -3;
 /// ALREADY_ON.

@@ -9,7 +9,7 @@
 pub const WORDS: usize = 512;
 
 /// Host → core: what to do with the access that caused the last exit, see [`ENTRY_REPLY`].
-/// The core sets it to 0 when it has read it.
+/// The core sets it to 0 once it has completed or aborted that access.
 pub const ENTRY_FLAGS: usize = 0;
 /// Host → core: the value an MMIO read returns, in its low bits.
 pub const MMIO_VALUE: usize = 1;
@@ -37,6 +37,9 @@ pub const MAX_LIST_REGISTERS: usize = 16;
 pub const ENTRY_REPLY: u64 = 1 << 0;
 /// [`ENTRY_FLAGS`]: the access ends in a synchronous external abort in the guest.
 pub const ENTRY_ABORT: u64 = 1 << 1;
+
+/// [`ENTRY_FLAGS`]: WFE exits, because others wait for this CPU.
+pub const ENTRY_TRAP_WFE: u64 = 1 << 2;
 
 /// [`TIMER_LINES`]: CNTV output is high.
 pub const TIMER_VIRTUAL: u64 = 1 << 0;
@@ -84,16 +87,17 @@ pub enum ExitReason {
     CpuOn = 5,
     /// PSCI CPU_OFF: do not run this vCPU until another powers it on.
     CpuOff = 6,
-    /// PSCI SYSTEM_OFF. No vCPU of the VM runs again.
+    /// PSCI SYSTEM_OFF. No vCPU of the VM enters again; one that runs on another CPU does so until its
+    /// next exit.
     SystemOff = 7,
-    /// PSCI SYSTEM_RESET. No vCPU of the VM runs again.
+    /// PSCI SYSTEM_RESET. Otherwise as [`Self::SystemOff`].
     SystemReset = 8,
     /// The guest programmed its physical timer: look at the deadline.
     Timer = 9,
     /// `(page, kind)`: access to a page that maps nothing, by an instruction that gives no syndrome
     /// (kind 0: read, 1: write) or by an instruction fetch (kind 2). The access repeats on the next run unless [`ENTRY_ABORT`].
     MemFault = 10,
-    /// The guest yields (WFE).
+    /// The guest yields (WFE), and [`ENTRY_TRAP_WFE`] asked to know.
     Wfe = 11,
     /// A physical SError arrived while the guest ran; nobody can say on whose behalf.
     SError = 12,

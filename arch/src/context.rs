@@ -18,13 +18,21 @@ impl GpRegs {
     /// All zero.
     #[must_use]
     pub const fn new() -> Self {
-        Self { x: [0; 31], pc: 0, pstate: 0 }
+        Self {
+            x: [0; 31],
+            pc: 0,
+            pstate: 0,
+        }
     }
 
     /// Reads Xn; register 31 is XZR.
     #[must_use]
     pub fn read(&self, n: u64) -> u64 {
-        usize::try_from(n).ok().and_then(|n| self.x.get(n)).copied().unwrap_or(0)
+        usize::try_from(n)
+            .ok()
+            .and_then(|n| self.x.get(n))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Writes Xn; register 31 is XZR.
@@ -143,7 +151,11 @@ impl FpRegs {
     /// All zero.
     #[must_use]
     pub const fn new() -> Self {
-        Self { v: [0; 32], fpsr: 0, fpcr: 0 }
+        Self {
+            v: [0; 32],
+            fpsr: 0,
+            fpcr: 0,
+        }
     }
 }
 
@@ -168,7 +180,11 @@ impl VgicRegs {
     /// Reset state.
     #[must_use]
     pub const fn new() -> Self {
-        Self { vmcr: 0, ap0r: [0; 4], ap1r: [0; 4] }
+        Self {
+            vmcr: 0,
+            ap0r: [0; 4],
+            ap1r: [0; 4],
+        }
     }
 }
 
@@ -205,7 +221,11 @@ impl Timer {
     /// The count at which the output rises (or rose), `u64::MAX` if it is off or masked.
     #[must_use]
     pub const fn deadline(self) -> u64 {
-        if self.ctl & (Self::ENABLE | Self::IMASK) == Self::ENABLE { self.cval } else { u64::MAX }
+        if self.ctl & (Self::ENABLE | Self::IMASK) == Self::ENABLE {
+            self.cval
+        } else {
+            u64::MAX
+        }
     }
 }
 

@@ -72,14 +72,23 @@ pub struct Attributes {
 
 impl Attributes {
     /// RAM, everything allowed.
-    pub const RAM: Self =
-        Self { memory: MemoryType::Normal, access: Access::ReadWrite, execute: true };
+    pub const RAM: Self = Self {
+        memory: MemoryType::Normal,
+        access: Access::ReadWrite,
+        execute: true,
+    };
     /// MMIO: loads and stores.
-    pub const DEVICE: Self =
-        Self { memory: MemoryType::Device, access: Access::ReadWrite, execute: false };
+    pub const DEVICE: Self = Self {
+        memory: MemoryType::Device,
+        access: Access::ReadWrite,
+        execute: false,
+    };
     /// MMIO: loads only.
-    pub const DEVICE_READ_ONLY: Self =
-        Self { memory: MemoryType::Device, access: Access::ReadOnly, execute: false };
+    pub const DEVICE_READ_ONLY: Self = Self {
+        memory: MemoryType::Device,
+        access: Access::ReadOnly,
+        execute: false,
+    };
 
     const fn encode(self) -> u64 {
         let memory = match self.memory {
@@ -136,7 +145,11 @@ impl Descriptor {
     /// Maps `output`, which must be aligned to [`leaf_size`]`(level)`, at `level` 1, 2 or 3.
     #[must_use]
     pub const fn leaf(level: u32, output: PhysAddr, attributes: Attributes) -> Self {
-        let kind = if level == PAGE_LEVEL { TABLE_OR_PAGE | VALID } else { VALID };
+        let kind = if level == PAGE_LEVEL {
+            TABLE_OR_PAGE | VALID
+        } else {
+            VALID
+        };
         Self(output.0 & ADDRESS | attributes.encode() | kind)
     }
 
@@ -221,7 +234,12 @@ impl Geometry {
     /// A VM's regime: 39 bits from level 1, one root frame, on every machine.
     #[must_use]
     pub const fn vm(pa_range: u64) -> Self {
-        Self { ipa_bits: 39, start_level: 1, root_frames: 1, vtcr: vtcr(39, pa_range, 1) }
+        Self {
+            ipa_bits: 39,
+            start_level: 1,
+            root_frames: 1,
+            vtcr: vtcr(39, pa_range, 1),
+        }
     }
 
     /// The hostvisor's regime: as wide as physical addresses are. A level-0 root needs 44 bits of
@@ -234,7 +252,12 @@ impl Geometry {
             40..=43 => (1, 1 << (ipa_bits - 39)),
             _ => (1, 1),
         };
-        Self { ipa_bits, start_level, root_frames, vtcr: vtcr(ipa_bits, pa_range, start_level) }
+        Self {
+            ipa_bits,
+            start_level,
+            root_frames,
+            vtcr: vtcr(ipa_bits, pa_range, start_level),
+        }
     }
 }
 
@@ -249,7 +272,11 @@ pub const fn vtcr(ipa_bits: u32, pa_range: u64, start_level: u32) -> u64 {
     let irgn0_wb: u64 = 0b01;
     let orgn0_wb: u64 = 0b01;
     let sh0_inner: u64 = 0b11;
-    let ps = if pa_range & 0xF > 5 { 5 } else { pa_range & 0xF };
+    let ps = if pa_range & 0xF > 5 {
+        5
+    } else {
+        pa_range & 0xF
+    };
     let res1: u64 = 1 << 31;
     t0sz | sl0 << 6 | irgn0_wb << 8 | orgn0_wb << 10 | sh0_inner << 12 | ps << 16 | res1
 }
@@ -282,7 +309,10 @@ mod tests {
             Descriptor::leaf(2, PhysAddr(0x800_0000), Attributes::DEVICE_READ_ONLY).0,
             0x0040_0000_0800_0745
         );
-        let none = Attributes { access: Access::None, ..Attributes::RAM };
+        let none = Attributes {
+            access: Access::None,
+            ..Attributes::RAM
+        };
         assert_eq!(Descriptor::leaf(3, pa, none).0, 0x8_4000_073F);
         assert_eq!(Descriptor::table(PhysAddr(0x4123_4000)).0, 0x4123_4003);
     }
@@ -292,7 +322,11 @@ mod tests {
         for memory in [MemoryType::Normal, MemoryType::Device] {
             for access in [Access::None, Access::ReadOnly, Access::ReadWrite] {
                 for execute in [false, true] {
-                    let attributes = Attributes { memory, access, execute };
+                    let attributes = Attributes {
+                        memory,
+                        access,
+                        execute,
+                    };
                     for level in 1..=3 {
                         let pa = PhysAddr(0xC0_4000_0000);
                         let leaf = Descriptor::leaf(level, pa, attributes);
@@ -304,10 +338,16 @@ mod tests {
         }
         let table = Descriptor::table(PhysAddr(0xFFFF_FFFF_F000));
         for level in 0..3 {
-            assert_eq!(table.decode(level), Decoded::Table(PhysAddr(0xFFFF_FFFF_F000)));
+            assert_eq!(
+                table.decode(level),
+                Decoded::Table(PhysAddr(0xFFFF_FFFF_F000))
+            );
             assert_eq!(table.retired().decode(level), Decoded::Invalid);
         }
-        assert_eq!(table.retired().retired_table(), Some(PhysAddr(0xFFFF_FFFF_F000)));
+        assert_eq!(
+            table.retired().retired_table(),
+            Some(PhysAddr(0xFFFF_FFFF_F000))
+        );
         assert_eq!(table.retired_table(), None);
         assert_eq!(Descriptor::INVALID.retired_table(), None);
         let block = Descriptor::leaf(2, PhysAddr(0x4000_0000), Attributes::RAM);
@@ -328,16 +368,28 @@ mod tests {
         assert_eq!(Geometry::vm(4).vtcr, 0x8004_3559);
         // Cortex-A57, 44 bits: T0SZ 20, SL0 10.
         let a57 = Geometry::host(4);
-        assert_eq!((a57.start_level, a57.root_frames, a57.vtcr), (0, 1, 0x8004_3594));
+        assert_eq!(
+            (a57.start_level, a57.root_frames, a57.vtcr),
+            (0, 1, 0x8004_3594)
+        );
         // X-Gene 1, 42 bits: T0SZ 22, SL0 01, eight level-1 tables, PS 011.
         let m400 = Geometry::host(3);
-        assert_eq!((m400.start_level, m400.root_frames, m400.vtcr), (1, 8, 0x8003_3556));
+        assert_eq!(
+            (m400.start_level, m400.root_frames, m400.vtcr),
+            (1, 8, 0x8003_3556)
+        );
         // Cortex-A53, 40 bits: two level-1 tables.
         let a53 = Geometry::host(2);
-        assert_eq!((a53.start_level, a53.root_frames, a53.vtcr), (1, 2, 0x8002_3558));
+        assert_eq!(
+            (a53.start_level, a53.root_frames, a53.vtcr),
+            (1, 2, 0x8002_3558)
+        );
         // 52 bits are used as 48.
         let max = Geometry::host(6);
-        assert_eq!((max.ipa_bits, max.start_level, max.vtcr), (48, 0, 0x8005_3590));
+        assert_eq!(
+            (max.ipa_bits, max.start_level, max.vtcr),
+            (48, 0, 0x8005_3590)
+        );
         assert_eq!(Geometry::host(1).root_frames, 1);
         assert_eq!(Geometry::host(0).vtcr & 0x3F, 32);
     }

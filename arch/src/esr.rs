@@ -157,7 +157,11 @@ impl Access {
             (4, true) => value as i32 as u64,
             _ => value,
         };
-        if self.wide { value } else { value & 0xffff_ffff }
+        if self.wide {
+            value
+        } else {
+            value & 0xffff_ffff
+        }
     }
 
     /// The part of register value `value` that a store puts on the bus.
@@ -183,7 +187,13 @@ mod tests {
         assert_eq!(
             decode(esr),
             Exception::SysReg(SysRegAccess {
-                reg: SysReg { op0: 3, op1: 0, crn: 0, crm: 4, op2: 0 },
+                reg: SysReg {
+                    op0: 3,
+                    op1: 0,
+                    crn: 0,
+                    crm: 4,
+                    op2: 0
+                },
                 rt: 5,
                 write: false
             })
@@ -194,29 +204,57 @@ mod tests {
     fn data_abort_with_and_without_syndrome() {
         // STRH W7 with a level 3 translation fault.
         let esr = 0x24 << 26 | 1 << 25 | 1 << 24 | 1 << 22 | 7 << 16 | 1 << 6 | 0x07;
-        let Exception::DataAbort(abort) = decode(esr) else { panic!("not a data abort") };
+        let Exception::DataAbort(abort) = decode(esr) else {
+            panic!("not a data abort")
+        };
         assert_eq!(
             abort,
             DataAbort {
-                access: Some(Access { size: 2, rt: 7, signed: false, wide: false }),
+                access: Some(Access {
+                    size: 2,
+                    rt: 7,
+                    signed: false,
+                    wide: false
+                }),
                 write: true,
                 on_walk: false,
                 fault: Fault::Translation
             }
         );
-        let Exception::DataAbort(abort) = decode(0x24 << 26 | 1 << 7 | 0x0d) else { panic!() };
-        assert_eq!((abort.access, abort.on_walk, abort.fault), (None, true, Fault::Permission));
+        let Exception::DataAbort(abort) = decode(0x24 << 26 | 1 << 7 | 0x0d) else {
+            panic!()
+        };
+        assert_eq!(
+            (abort.access, abort.on_walk, abort.fault),
+            (None, true, Fault::Permission)
+        );
     }
 
     #[test]
     fn loads_extend_as_the_instruction_asks() {
-        let ldrsb = Access { size: 1, rt: 0, signed: true, wide: true };
+        let ldrsb = Access {
+            size: 1,
+            rt: 0,
+            signed: true,
+            wide: true,
+        };
         assert_eq!(ldrsb.extend(0x180), 0xffff_ffff_ffff_ff80);
-        let ldrsb_w = Access { wide: false, ..ldrsb };
+        let ldrsb_w = Access {
+            wide: false,
+            ..ldrsb
+        };
         assert_eq!(ldrsb_w.extend(0x80), 0xffff_ff80);
-        let ldrb = Access { signed: false, ..ldrsb };
+        let ldrb = Access {
+            signed: false,
+            ..ldrsb
+        };
         assert_eq!(ldrb.extend(0x180), 0x80);
-        let ldr_w = Access { size: 4, rt: 0, signed: false, wide: false };
+        let ldr_w = Access {
+            size: 4,
+            rt: 0,
+            signed: false,
+            wide: false,
+        };
         assert_eq!(ldr_w.extend(u64::MAX), 0xffff_ffff);
     }
 }

@@ -21,6 +21,10 @@ pub trait Memory: Sync {
     /// the machine on any other, as that is a broken invariant.
     fn words(&self, frame: Pfn) -> &FrameWords;
 
+    /// Writes back and drops what caches hold of the frame, so that nobody's earlier stores can come
+    /// to memory later.
+    fn clean(&self, frame: Pfn);
+
     /// Fills the frame with zeros and makes them visible to every observer, caches off included.
     fn zero(&self, frame: Pfn);
 }
@@ -144,8 +148,9 @@ pub trait Cpu {
 
 /// The firmware below: PSCI calls, and starting a CPU in the boot code's own entry.
 pub trait Firmware: Sync {
-    /// Makes a PSCI call as EL2's own.
-    fn psci(&self, function: u32, args: [u64; 3]) -> i64;
+    /// Makes one of the PSCI calls CPU_OFF, SYSTEM_OFF and SYSTEM_RESET, which come back only where the
+    /// firmware refuses or there is none that can.
+    fn psci(&self, function: u32) -> i64;
 
     /// Starts CPU number `index`; it comes up through the boot code and enters the corevisor there.
     /// Returns a PSCI code.

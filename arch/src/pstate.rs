@@ -22,8 +22,8 @@ const SCTLR_SPAN: u64 = 1 << 23;
 /// SCTLR_EL1.DSSBS: PSTATE.SSBS on exceptions to EL1.
 const SCTLR_DSSBS: u64 = 1 << 44;
 
-/// ESR of an exception with unknown reason (UNDEF), 32-bit instruction.
-pub const ESR_UNDEF: u64 = 1 << 25;
+/// ESR_ELx.IL: the instruction was 32 bits long, or the exception is no instruction's.
+const IL: u64 = 1 << 25;
 
 const EC_SHIFT: u32 = 26;
 const FSC_EXTERNAL: u64 = 0x10;
@@ -62,7 +62,11 @@ pub const fn sync_vector_offset(pstate: u64) -> u64 {
 /// PSTATE on entry to EL1 by an exception from `pstate`. `has_pan`: the processor has FEAT_PAN.
 #[must_use]
 pub const fn on_exception(pstate: u64, sctlr: u64, has_pan: bool) -> u64 {
-    let keep = if pstate & NRW != 0 { NZCV } else { NZCV | DIT | PAN };
+    let keep = if pstate & NRW != 0 {
+        NZCV
+    } else {
+        NZCV | DIT | PAN
+    };
     let mut new = (pstate & keep) | RESET;
     if has_pan && sctlr & SCTLR_SPAN == 0 {
         new |= PAN;
@@ -73,18 +77,24 @@ pub const fn on_exception(pstate: u64, sctlr: u64, has_pan: bool) -> u64 {
     new
 }
 
+/// ESR_EL1 of an exception with unknown reason (UNDEFINED) by an instruction of `length` bytes.
+#[must_use]
+pub const fn esr_undefined(length: u64) -> u64 {
+    if length == 4 { IL } else { 0 }
+}
+
 /// ESR_EL1 of a synchronous external abort on a data access from `pstate`.
 #[must_use]
 pub const fn esr_data_abort(pstate: u64, write: bool) -> u64 {
     let class = if is_el0(pstate) { 0x24 } else { 0x25 };
-    class << EC_SHIFT | ESR_UNDEF | if write { 1 << 6 } else { 0 } | FSC_EXTERNAL
+    class << EC_SHIFT | IL | if write { 1 << 6 } else { 0 } | FSC_EXTERNAL
 }
 
 /// ESR_EL1 of a synchronous external abort on an instruction fetch from `pstate`.
 #[must_use]
 pub const fn esr_instruction_abort(pstate: u64) -> u64 {
     let class = if is_el0(pstate) { 0x20 } else { 0x21 };
-    class << EC_SHIFT | ESR_UNDEF | FSC_EXTERNAL
+    class << EC_SHIFT | IL | FSC_EXTERNAL
 }
 
 #[cfg(test)]

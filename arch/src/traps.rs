@@ -21,6 +21,8 @@ pub mod hcr {
     pub const BSU_INNER: u64 = 1 << 10;
     /// WFI traps.
     pub const TWI: u64 = 1 << 13;
+    /// WFE traps.
+    pub const TWE: u64 = 1 << 14;
     /// Reads of ID group 3 (feature registers) trap.
     pub const TID3: u64 = 1 << 18;
     /// SMC traps.

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::fpu::Owner;
 use crate::ownership::Ownership;
 use crate::pool::Platform;
-use crate::vcpu::VcpuSlot;
+use crate::vcpu_slot::VcpuSlot;
 use crate::vm::Vms;
 use abi::MAX_CPUS;
 use abi::psci;
@@ -140,6 +140,11 @@ impl HostCpu {
     /// The CPU is off, or could not be started.
     pub fn off(&self) {
         self.power.store(OFF, Ordering::Release);
+    }
+
+    /// The CPU goes on after all. Another that was asked to start it meanwhile was refused by the firmware.
+    pub fn stay_on(&self) {
+        self.power.store(ON, Ordering::Release);
     }
 
     /// AFFINITY_INFO's answer.

@@ -4,10 +4,11 @@
 //! (which is built soft-float), until another vCPU uses the unit on that CPU or the hostvisor asks by
 //! VCPU_PUT because the vCPU shall run elsewhere.
 //!
-//! Invariant: `fp_home == Some(c)` exactly if CPU `c`'s owner is this vCPU; then its registers are in
-//! CPU `c`, and VCPU_RUN refuses it on any other.
+//! Invariant: a slot's FP home names CPU `c` exactly if the owner recorded by CPU `c` is that vCPU; then
+//! its registers are in CPU `c`, and VCPU_RUN refuses it on any other.
 
-use crate::vcpu::{Vcpu, VcpuSlot};
+use crate::vcpu::Vcpu;
+use crate::vcpu_slot::VcpuSlot;
 use arch::hal::Cpu;
 use arch::traps::CPTR_FP_OPEN;
 
@@ -27,29 +28,40 @@ pub fn switch<C: Cpu>(
     cpu_index: usize,
     owner: &mut Option<Owner>,
     own: Owner,
-    vcpu: &mut Vcpu,
+    vcpu: &Vcpu,
     slots: &[VcpuSlot],
 ) {
     cpu.set_cptr(CPTR_FP_OPEN);
+    // The owner may be this very vCPU, or an earlier tenant of its slot: nothing is left to save then.
     if let Some(previous) = owner.replace(own)
         && previous.slot != own.slot
-        && let Some(slot) = slots.get(previous.slot)
     {
-        // (The owner may be an earlier tenant of this very slot: nothing of it is left to save.)
-        // A short wait at most: a vCPU whose registers are here cannot be running elsewhere, and
-        // whoever else looks at it holds no other vCPU meanwhile.
-        let mut state = slot.lock();
-        save_if_owner(cpu, cpu_index, previous, &mut state);
+        save(cpu, cpu_index, previous, slots);
     }
     cpu.load_fp(&vcpu.fp);
-    vcpu.fp_home = Some(cpu_index);
+    if let Some(slot) = slots.get(own.slot) {
+        slot.set_fp_home(vcpu, Some(cpu_index));
+    }
 }
 
-/// Moves the state of `owner` from this CPU's registers to memory, if `state` is still its vCPU.
-/// CPTR_EL2 must not trap.
-pub fn save_if_owner<C: Cpu>(cpu: &mut C, cpu_index: usize, owner: Owner, state: &mut Vcpu) {
-    if state.vm == owner.vm && state.fp_home == Some(cpu_index) {
-        cpu.save_fp(&mut state.fp);
-        state.fp_home = None;
+/// Moves the state of `owner` from this CPU's registers to memory, if it is still there. CPTR_EL2 must
+/// not trap.
+///
+/// Waits for a short time at most: while the slot says that the state is here, VCPU_RUN elsewhere and
+/// VM_DESTROY hold its lock for a look or to free it, after which it no longer says so.
+pub fn save<C: Cpu>(cpu: &mut C, cpu_index: usize, owner: Owner, slots: &[VcpuSlot]) {
+    let Some(slot) = slots.get(owner.slot) else {
+        return;
+    };
+    while slot.is_fp_home(owner.vm, cpu_index) {
+        let Ok(mut state) = slot.try_lock() else {
+            core::hint::spin_loop();
+            continue;
+        };
+        // The lock makes the answer final.
+        if slot.is_fp_home(owner.vm, cpu_index) {
+            cpu.save_fp(&mut state.fp);
+            slot.set_fp_home(&state, None);
+        }
     }
 }

@@ -13,7 +13,7 @@ use abi::{Error, Ipa};
 #[repr(transparent)]
 pub struct VmId(pub u16);
 
-/// Who reaches a frame (DESIGN §3).
+/// Who reaches a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum State {

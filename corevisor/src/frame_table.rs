@@ -150,9 +150,16 @@ fn claim_one(
 ) -> Result<(Entry, Effects), Error> {
     let old = Entry(word.load(Ordering::Relaxed));
     let (next, effects) = operation.decide(old, ipa_page)?;
-    word.compare_exchange(old.0, next.busy().0, Ordering::Acquire, Ordering::Relaxed)
-        .map_err(|_| Error::Busy)?;
+    make_busy(word, old, next)?;
     Ok((old, effects))
+}
+
+/// Makes `word` the busy form of `next` if it still is `old`; [`Error::Busy`] if another CPU was faster.
+fn make_busy(word: &AtomicU64, old: Entry, next: Entry) -> Result<(), Error> {
+    match word.compare_exchange(old.0, next.busy().0, Ordering::Acquire, Ordering::Relaxed) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::Busy),
+    }
 }
 
 /// Frames that are busy on behalf of one transition. A claim that is neither committed nor abandoned
@@ -197,8 +204,16 @@ mod tests {
     use super::*;
     use crate::frame::VmId;
 
-    const REGIONS: [RamRegion; 2] =
-        [RamRegion { base: Pfn(0x100), frames: 4 }, RamRegion { base: Pfn(0x200), frames: 3 }];
+    const REGIONS: [RamRegion; 2] = [
+        RamRegion {
+            base: Pfn(0x100),
+            frames: 4,
+        },
+        RamRegion {
+            base: Pfn(0x200),
+            frames: 3,
+        },
+    ];
 
     fn words() -> [AtomicU64; 7] {
         core::array::from_fn(|i| AtomicU64::new(if i < 2 { Entry::CORE.0 } else { Entry::HOST.0 }))
@@ -207,11 +222,17 @@ mod tests {
     #[test]
     fn regions_are_checked() {
         let words = words();
-        let region = |base, frames| RamRegion { base: Pfn(base), frames };
+        let region = |base, frames| RamRegion {
+            base: Pfn(base),
+            frames,
+        };
         let refused = |regions: &[RamRegion]| FrameTable::new(&words, regions).is_err();
         assert!(!refused(&REGIONS));
         assert!(refused(&[region(0x100, 8)]), "more frames than entries");
-        assert!(refused(&[region(0x200, 1), region(0x100, 1)]), "out of order");
+        assert!(
+            refused(&[region(0x200, 1), region(0x100, 1)]),
+            "out of order"
+        );
         assert!(refused(&[region(0x100, 2), region(0x101, 1)]), "overlap");
         assert!(refused(&[region((1 << 36) - 1, 2)]), "beyond 48 bits");
         assert!(refused(&[region(u64::MAX, 2)]));
@@ -221,7 +242,9 @@ mod tests {
     #[test]
     fn each_frame_of_ram_has_its_own_entry() {
         let words = words();
-        let Ok(table) = FrameTable::new(&words, &REGIONS) else { unreachable!() };
+        let Ok(table) = FrameTable::new(&words, &REGIONS) else {
+            unreachable!()
+        };
         for (word, n) in words.iter().zip(0..) {
             word.store(n << 32, Ordering::Relaxed);
         }
@@ -239,19 +262,77 @@ mod tests {
     #[test]
     fn a_claim_takes_what_it_can_get_in_a_row() {
         let words = words();
-        let Ok(table) = FrameTable::new(&words, &REGIONS) else { unreachable!() };
+        let Ok(table) = FrameTable::new(&words, &REGIONS) else {
+            unreachable!()
+        };
         let donate = Operation::Donate(VmId(1));
-        assert_eq!(table.claim(donate, 9, Pfn(0x101), 3).err(), Some(Error::Denied), "core first");
-        assert_eq!(table.claim(donate, 9, Pfn(0x104), 3).err(), Some(Error::Denied), "not RAM");
-        let Ok(claim) = table.claim(donate, 9, Pfn(0x102), 8) else { unreachable!() };
+        assert_eq!(
+            table.claim(donate, 9, Pfn(0x101), 3).err(),
+            Some(Error::Denied),
+            "core first"
+        );
+        assert_eq!(
+            table.claim(donate, 9, Pfn(0x104), 3).err(),
+            Some(Error::Denied),
+            "not RAM"
+        );
+        let Ok(claim) = table.claim(donate, 9, Pfn(0x102), 8) else {
+            unreachable!()
+        };
         assert_eq!(claim.count(), 2, "RAM ends there");
-        assert_eq!(table.claim(donate, 9, Pfn(0x102), 1).err(), Some(Error::Busy));
+        assert_eq!(
+            table.claim(donate, 9, Pfn(0x102), 1).err(),
+            Some(Error::Busy)
+        );
         assert!(!table.all_host(Pfn(0x102), 2));
         claim.abandon(|_| Entry::HOST);
         assert!(table.all_host(Pfn(0x102), 2) && !table.all_host(Pfn(0x102), 3));
-        let Ok(claim) = table.claim(donate, 9, Pfn(0x103), 1) else { unreachable!() };
+        let Ok(claim) = table.claim(donate, 9, Pfn(0x103), 1) else {
+            unreachable!()
+        };
         claim.commit();
-        let Ok(claim) = table.claim(donate, 9, Pfn(0x102), 2) else { unreachable!() };
+        let Ok(claim) = table.claim(donate, 9, Pfn(0x102), 2) else {
+            unreachable!()
+        };
         assert_eq!(claim.count(), 1, "the second is donated already");
+    }
+
+    #[test]
+    fn an_entry_that_changed_since_the_decision_is_left_alone() {
+        let word = AtomicU64::new(Entry::CORE.0);
+        assert_eq!(
+            make_busy(&word, Entry::HOST, Entry(0x1_0003)),
+            Err(Error::Busy)
+        );
+        assert_eq!(word.load(Ordering::Relaxed), Entry::CORE.0);
+        assert_eq!(make_busy(&word, Entry::CORE, Entry(0x1_0003)), Ok(()));
+        assert_eq!(Entry(word.load(Ordering::Relaxed)), Entry(0x1_0003).busy());
+    }
+
+    #[test]
+    fn of_several_cpus_one_gets_the_frame() {
+        let words = words();
+        let Ok(table) = FrameTable::new(&words, &REGIONS) else {
+            unreachable!()
+        };
+        let holders = AtomicU64::new(0);
+        let cpu = || {
+            let mut won = 0_u64;
+            while won < 50_000 {
+                let Ok(claim) = table.claim(Operation::Donate(VmId(1)), 9, Pfn(0x102), 1) else {
+                    core::hint::spin_loop();
+                    continue;
+                };
+                assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
+                won += 1;
+                holders.fetch_sub(1, Ordering::SeqCst);
+                claim.abandon(|_| Entry::HOST);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(cpu);
+            }
+        });
     }
 }

@@ -2,10 +2,12 @@
 
 use crate::core::{Core, CpuState, Machine};
 use crate::fpu::{self, Owner};
+use crate::pkvm;
 use crate::psci::{self, Outcome};
 use crate::run::Exit;
 use crate::sysreg::{self, Action};
-use crate::vcpu::{Pending, Vcpu, VcpuSlot};
+use crate::vcpu::{Pending, Vcpu};
+use crate::vcpu_slot::VcpuSlot;
 use crate::vm::VmSlot;
 use abi::Ipa;
 use abi::hypercall::VcpuStat;
@@ -19,9 +21,9 @@ use arch::pstate;
 /// Offset within a page.
 const PAGE_OFFSET: u64 = abi::PAGE_SIZE - 1;
 
-/// Steps over a trapped 32-bit instruction.
-pub fn step(gp: &mut GpRegs) {
-    gp.pc = gp.pc.wrapping_add(4);
+/// Steps over a trapped instruction of `length` bytes.
+pub fn step(gp: &mut GpRegs, length: u64) {
+    gp.pc = gp.pc.wrapping_add(length);
     gp.pstate = pstate::stepped(gp.pstate);
 }
 
@@ -41,32 +43,36 @@ pub fn run_until_exit<P: Machine, C: Cpu>(
             TrapKind::Interrupt => return Exit::plain(ExitReason::Irq),
             TrapKind::SError => return Exit::plain(ExitReason::SError),
         }
-        let exit = match esr::decode(cpu.esr()) {
+        let esr = cpu.esr();
+        let length = esr::instruction_length(esr);
+        let exit = match esr::decode(esr) {
             Exception::Hvc => hypercall(core, slot, vcpu, vm),
             Exception::SysReg(access) => system_register(core, cpu, slot, vcpu, access),
             Exception::DataAbort(abort) => data_abort(core, cpu, slot, vcpu, vm, abort),
-            Exception::InstructionAbort(fault) => instruction_abort(core, cpu, slot, vcpu, vm, fault),
+            Exception::InstructionAbort(fault) => {
+                instruction_abort(core, cpu, slot, vcpu, vm, fault)
+            }
             Exception::Fp => {
                 slot.count(VcpuStat::CoreFp);
                 fpu::switch(cpu, state.index, &mut state.fp_owner, own, vcpu, core.vcpus);
                 None
             }
             Exception::Wfi => {
-                step(&mut vcpu.gp);
+                step(&mut vcpu.gp, length);
                 Some(Exit::plain(ExitReason::Wfi))
             }
             Exception::Wfe => {
-                step(&mut vcpu.gp);
+                step(&mut vcpu.gp, length);
                 Some(Exit::plain(ExitReason::Wfe))
             }
             Exception::Smc => {
                 // There is no firmware for a guest; the conduit is HVC.
-                step(&mut vcpu.gp);
+                step(&mut vcpu.gp, length);
                 vcpu.gp.write(0, NOT_SUPPORTED.cast_unsigned());
                 slot.count(VcpuStat::CoreHypercall);
                 None
             }
-            Exception::Other(_) => undefined(cpu, slot, vcpu),
+            Exception::Other(_) => undefined(cpu, slot, vcpu, length),
         };
         if let Some(exit) = exit {
             return exit;
@@ -74,9 +80,9 @@ pub fn run_until_exit<P: Machine, C: Cpu>(
     }
 }
 
-fn undefined<C: Cpu>(cpu: &mut C, slot: &VcpuSlot, vcpu: &mut Vcpu) -> Option<Exit> {
+fn undefined<C: Cpu>(cpu: &mut C, slot: &VcpuSlot, vcpu: &mut Vcpu, length: u64) -> Option<Exit> {
     slot.count(VcpuStat::CoreInject);
-    cpu.inject(&mut vcpu.gp, pstate::ESR_UNDEF, None);
+    cpu.inject(&mut vcpu.gp, pstate::esr_undefined(length), None);
     None
 }
 
@@ -87,6 +93,12 @@ fn hypercall<P: Machine>(
     vm: &VmSlot,
 ) -> Option<Exit> {
     slot.count(VcpuStat::CoreHypercall);
+    if let Some(answer) = pkvm::call(core, vcpu, vm) {
+        for (n, value) in (0..).zip(answer) {
+            vcpu.gp.write(n, value);
+        }
+        return None;
+    }
     let mut exit = None;
     let x0 = match psci::call(vcpu, vm, core.vcpus) {
         Outcome::Answer(value) => value,
@@ -101,7 +113,11 @@ fn hypercall<P: Machine>(
             });
             0
         }
-        Outcome::CpuOff => return Some(Exit::plain(ExitReason::CpuOff)),
+        Outcome::CpuOff => {
+            vcpu.on = false;
+            slot.power_off(vcpu);
+            return Some(Exit::plain(ExitReason::CpuOff));
+        }
         Outcome::SystemOff => {
             vm.stop();
             return Some(Exit::plain(ExitReason::SystemOff));
@@ -127,7 +143,7 @@ fn system_register<P: Machine, C: Cpu>(
     let written = vcpu.gp.read(access.rt);
     let mut exit = None;
     match action {
-        Action::Undefined => return undefined(cpu, slot, vcpu),
+        Action::Undefined => return undefined(cpu, slot, vcpu, 4),
         Action::Value(value) if !access.write => vcpu.gp.write(access.rt, value),
         Action::Value(_) => {}
         Action::Mdscr if access.write => cpu.write_mdscr(written & sysreg::MDSCR_GUEST),
@@ -150,7 +166,8 @@ fn system_register<P: Machine, C: Cpu>(
             vcpu.gp.write(access.rt, value);
         }
     }
-    step(&mut vcpu.gp);
+    // MSR and MRS are 32 bits long.
+    step(&mut vcpu.gp, 4);
     slot.count(VcpuStat::CoreSysreg);
     exit
 }
@@ -164,6 +181,7 @@ fn data_abort<P: Machine, C: Cpu>(
     abort: DataAbort,
 ) -> Option<Exit> {
     vcpu.pending_far = cpu.far();
+    vcpu.pending_length = esr::instruction_length(cpu.esr());
     if abort.fault != Fault::Translation {
         return external_abort(cpu, slot, vcpu, abort.write);
     }
@@ -231,10 +249,19 @@ fn is_mapped<P: Machine>(core: &Core<P>, vm: &VmSlot, vcpu: &mut Vcpu, page: Ipa
     if vm.epoch() == vcpu.epoch {
         return false;
     }
-    let Ok(inner) = vm.lock(vcpu.vm) else { return false };
-    let mapped = inner.stage2.as_ref().and_then(|table| table.walk(core.memory.pool(), page));
+    let Ok(inner) = vm.lock(vcpu.vm) else {
+        return false;
+    };
+    let mapped = inner
+        .stage2
+        .as_ref()
+        .and_then(|table| table.walk(core.memory.pool(), page));
     // No change begins while the lock is held.
-    vcpu.epoch = if mapped.is_some() { vcpu.epoch } else { vm.epoch() };
+    vcpu.epoch = if mapped.is_some() {
+        vcpu.epoch
+    } else {
+        vm.epoch()
+    };
     mapped.is_some()
 }
 

@@ -89,7 +89,11 @@ fn trap<P: Machine, C: Cpu>(core: &Core<P>, cpu: &mut C, state: &mut CpuState) {
             }
             state.host.pc = state.host.pc.wrapping_add(4);
         }
-        _ => cpu.inject(&mut state.host, pstate::ESR_UNDEF, None),
+        _ => cpu.inject(
+            &mut state.host,
+            pstate::esr_undefined(esr::instruction_length(esr)),
+            None,
+        ),
     }
 }
 
@@ -160,16 +164,14 @@ fn smc<P: Machine, C: Cpu>(core: &Core<P>, cpu: &mut C, state: &mut CpuState) ->
         },
         psci::CPU_OFF => {
             hypercall::flush_fp(core, cpu, state);
-            if let Some(own) = core.cpus.get(state.index) {
-                own.off();
-            }
-            firmware.psci(psci::CPU_OFF, [0; 3]);
-            invariant::broken("firmware came back from CPU_OFF")
+            let own = core.cpus.get(state.index);
+            own.inspect(|cpu| cpu.off());
+            // Comes back only where the firmware refuses.
+            let code = firmware.psci(psci::CPU_OFF);
+            own.inspect(|cpu| cpu.stay_on());
+            code
         }
-        function @ (psci::SYSTEM_OFF | psci::SYSTEM_RESET) => {
-            firmware.psci(function, [0; 3]);
-            invariant::broken("firmware came back from SYSTEM_OFF or SYSTEM_RESET")
-        }
+        function @ (psci::SYSTEM_OFF | psci::SYSTEM_RESET) => firmware.psci(function),
         _ => psci::NOT_SUPPORTED,
     }
 }

@@ -130,7 +130,7 @@ fn vm_start<P: Machine>(core: &Core<P>, now: u64, handle: u64) -> Result<(), Err
             vcpu.try_lock()?.world.cntvoff = now;
         }
     }
-    if first.request_on(boot).is_err() {
+    if first.request_on(handle, boot).is_err() {
         return Err(Error::BadState);
     }
     slot.set_life(&inner, Life::Running);
@@ -196,9 +196,12 @@ fn vcpu_create<P: Machine>(core: &Core<P>, handle: u64, index: u64, pfn: Pfn) ->
     if vm.vcpu_slot(index).is_some() {
         return Err(Error::Exists);
     }
-    let claimed = core.vcpus.iter().enumerate().find(|(_, slot)| slot.claim());
-    let (number, slot) = claimed.ok_or(Error::NoMemory)?;
-    let mut vcpu = slot.lock();
+    let claimed = core
+        .vcpus
+        .iter()
+        .enumerate()
+        .find_map(|(number, slot)| Some((number, slot, slot.claim(handle)?)));
+    let (number, slot, mut vcpu) = claimed.ok_or(Error::NoMemory)?;
     if let Err(error) = core.memory.take_run_page(vm.id(), pfn) {
         slot.release(vcpu);
         return Err(error);
@@ -252,35 +255,29 @@ fn vcpu_put<P: Machine, C: Cpu>(
 ) -> Result<(), Error> {
     let vm = core.vms.get(handle)?;
     let index = usize::try_from(index).map_err(|_| Error::NotFound)?;
-    let vcpu = vm
-        .vcpu(index, core.vcpus)
-        .ok_or(Error::NotFound)?
-        .try_lock()?;
+    let slot = vm.vcpu(index, core.vcpus).ok_or(Error::NotFound)?;
+    if slot.is_fp_home(handle, state.index) {
+        flush_fp(core, cpu, state);
+        return Ok(());
+    }
+    let vcpu = slot.try_lock()?;
     if vcpu.vm != handle {
         return Err(Error::NotFound);
     }
-    match vcpu.fp_home {
-        None => Ok(()),
-        Some(home) if home == state.index => {
-            drop(vcpu);
-            flush_fp(core, cpu, state);
-            Ok(())
-        }
-        Some(_) => Err(Error::Elsewhere),
+    if slot.fp_in_memory() {
+        Ok(())
+    } else {
+        Err(Error::Elsewhere)
     }
 }
 
 /// Moves the FP/SIMD state in this CPU's registers, if any, to its owner's memory.
 pub fn flush_fp<P: Machine, C: Cpu>(core: &Core<P>, cpu: &mut C, state: &mut CpuState) {
-    let Some(owner) = state.fp_owner.take() else {
-        return;
-    };
-    let Some(slot) = core.vcpus.get(owner.slot) else {
-        return;
-    };
-    cpu.set_cptr(traps::CPTR_FP_OPEN);
-    fpu::save_if_owner(cpu, state.index, owner, &mut slot.lock());
-    cpu.set_cptr(traps::CPTR_FP_TRAP);
+    if let Some(owner) = state.fp_owner.take() {
+        cpu.set_cptr(traps::CPTR_FP_OPEN);
+        fpu::save(cpu, state.index, owner, core.vcpus);
+        cpu.set_cptr(traps::CPTR_FP_TRAP);
+    }
 }
 
 fn vcpu_stat<P: Machine>(core: &Core<P>, handle: u64, index: u64, n: u64) -> Result<u64, Error> {

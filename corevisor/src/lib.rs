@@ -15,7 +15,15 @@
 
 #![cfg_attr(not(any(test, feature = "sim")), no_std)]
 #![forbid(unsafe_code)]
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
 
 pub mod config;
 pub mod core;
@@ -30,6 +38,7 @@ pub mod invariant;
 pub mod listreg;
 pub mod lock;
 pub mod ownership;
+pub mod pkvm;
 pub mod pool;
 pub mod psci;
 pub mod restricted;
@@ -40,4 +49,5 @@ pub mod stage2;
 pub mod sim;
 pub mod sysreg;
 pub mod vcpu;
+pub mod vcpu_slot;
 pub mod vm;

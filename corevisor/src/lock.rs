@@ -6,6 +6,7 @@
 
 use core::ops::{Deref, DerefMut};
 use spin::mutex::{TicketMutex, TicketMutexGuard};
+use spin::relax::RelaxStrategy;
 
 /// Rank of a VM's own lock: taken first.
 pub const VM: u8 = 1;
@@ -15,7 +16,7 @@ pub const HOST: u8 = 2;
 pub const POOL: u8 = 3;
 
 /// A ticket lock of rank `RANK` around a `T`.
-pub struct Lock<const RANK: u8, T>(TicketMutex<T>);
+pub struct Lock<const RANK: u8, T>(TicketMutex<T, Relax>);
 
 impl<const RANK: u8, T> Lock<RANK, T> {
     /// A free lock.
@@ -26,6 +27,10 @@ impl<const RANK: u8, T> Lock<RANK, T> {
     /// Waits for the lock, first come first served.
     pub fn lock(&self) -> Guard<'_, RANK, T> {
         rank::enter(RANK);
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(guard) = crate::sim::hook::take(RANK, || self.0.try_lock()) {
+            return Guard(guard);
+        }
         Guard(self.0.lock())
     }
 
@@ -34,6 +39,20 @@ impl<const RANK: u8, T> Lock<RANK, T> {
         let guard = self.0.try_lock()?;
         rank::enter(RANK);
         Some(Guard(guard))
+    }
+}
+
+/// What a CPU does while it waits. Test threads outnumber CPUs and let the holder run.
+pub(crate) struct Relax;
+
+impl RelaxStrategy for Relax {
+    fn relax() {
+        #[cfg(any(test, feature = "sim"))]
+        if !crate::sim::hook::point(crate::sim::hook::Point::Waiting) {
+            std::thread::yield_now();
+        }
+        #[cfg(not(any(test, feature = "sim")))]
+        core::hint::spin_loop();
     }
 }
 
@@ -60,6 +79,9 @@ impl<const RANK: u8, T> Drop for Guard<'_, RANK, T> {
 }
 
 #[cfg(any(test, feature = "sim"))]
+pub use rank::swap as swap_held;
+
+#[cfg(any(test, feature = "sim"))]
 mod rank {
     use std::cell::Cell;
 
@@ -78,6 +100,11 @@ mod rank {
 
     pub(super) fn leave(rank: u8) {
         HELD.set(HELD.get() & !(1 << rank));
+    }
+
+    /// Replaces the ranks that this thread holds, for a scheduler that runs several CPUs on it.
+    pub fn swap(held: u8) -> u8 {
+        HELD.replace(held)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who may reach which frame: the transitions of DESIGN §3, carried out.
+//! Who may reach which frame: the transitions of the frame state machine, carried out.
 //!
 //! Lock order, each CPU taking them only downwards ([`crate::lock`] checks it in tests):
 //!
@@ -175,6 +175,11 @@ impl<'a, P: Platform> Ownership<'a, P> {
             let mut host = self.host.lock();
             let mut reserve = pool.reserve(for_vm + host.tables_to_unmap(pool, identity, run))?;
             host.unmap(pool, &mut reserve, identity, run);
+            drop(host);
+            // A dirty line of the hostvisor's must not land on what the VM writes with its caches off.
+            for frame in pfn.0..pfn.0 + run {
+                pool.platform().clean(Pfn(frame));
+            }
             reserve
         } else {
             pool.reserve(for_vm)?

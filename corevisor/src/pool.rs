@@ -193,7 +193,10 @@ mod tests {
     const BASE: u64 = 0x4_0005;
 
     fn machine() -> Machine {
-        Machine::new(&[RamRegion { base: Pfn(BASE), frames: 16 }])
+        Machine::new(&[RamRegion {
+            base: Pfn(BASE),
+            frames: 16,
+        }])
     }
 
     #[test]
@@ -232,7 +235,9 @@ mod tests {
         let pool = Pool::new(&machine, Pfn(BASE), 3);
         assert!(pool.reserve(4).is_err());
         assert_eq!(pool.free_count(), 3);
-        let Ok(mut reserve) = pool.reserve(3) else { unreachable!() };
+        let Ok(mut reserve) = pool.reserve(3) else {
+            unreachable!()
+        };
         let frame = reserve.take();
         drop(reserve);
         assert_eq!(pool.free_count(), 2);

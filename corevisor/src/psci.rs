@@ -2,8 +2,8 @@
 //!
 //! Only what changes scheduling goes on to the hostvisor, and then without the guest's registers.
 
-use crate::vcpu::VcpuSlot;
-use crate::vcpu::{BootEntry, Power, Vcpu};
+use crate::vcpu::{BootEntry, Vcpu};
+use crate::vcpu_slot::{Power, VcpuSlot};
 use crate::vm::VmSlot;
 use abi::{Ipa, MAX_VCPUS, psci};
 
@@ -61,14 +61,14 @@ pub fn call(vcpu: &Vcpu, vm: &VmSlot, slots: &[VcpuSlot]) -> Outcome {
         psci::FEATURES => features(arg(1)),
         psci::MIGRATE_INFO_TYPE => Outcome::Answer(psci::MIGRATE_NOT_REQUIRED),
         psci::CPU_SUSPEND_32 | psci::CPU_SUSPEND_64 => Outcome::Suspend,
-        psci::CPU_OFF => {
-            if let Some(slot) = vm.vcpu(vcpu.index, slots) {
-                slot.power_off();
-            }
-            Outcome::CpuOff
+        psci::CPU_OFF => Outcome::CpuOff,
+        psci::CPU_ON_32 | psci::CPU_ON_64 => {
+            let (entry, context) = (Ipa(arg(2)), arg(3));
+            cpu_on(vcpu.vm, arg(1), BootEntry { entry, context }, vm, slots)
         }
-        psci::CPU_ON_32 | psci::CPU_ON_64 => cpu_on(arg(1), arg(2), arg(3), vm, slots),
-        psci::AFFINITY_INFO_32 | psci::AFFINITY_INFO_64 => affinity_info(arg(1), arg(2), vm, slots),
+        psci::AFFINITY_INFO_32 | psci::AFFINITY_INFO_64 => {
+            affinity_info(vcpu.vm, arg(1), arg(2), vm, slots)
+        }
         psci::SYSTEM_OFF => Outcome::SystemOff,
         psci::SYSTEM_RESET => Outcome::SystemReset,
         psci::SMCCC_VERSION => Outcome::Answer(psci::SMCCC_VERSION_1_1),
@@ -99,35 +99,31 @@ fn features(function: u64) -> Outcome {
     }
 }
 
-fn cpu_on(mpidr: u64, entry: u64, context: u64, vm: &VmSlot, slots: &[VcpuSlot]) -> Outcome {
+fn cpu_on(handle: u64, mpidr: u64, boot: BootEntry, vm: &VmSlot, slots: &[VcpuSlot]) -> Outcome {
     let Some((index, slot)) = index_of(mpidr).and_then(|i| Some((i, vm.vcpu(i, slots)?))) else {
         return code(psci::INVALID_PARAMETERS);
     };
-    if entry & 3 != 0 {
+    if !boot.entry.is_aligned(4) {
         return code(psci::INVALID_ADDRESS);
     }
-    match slot.request_on(BootEntry {
-        entry: Ipa(entry),
-        context,
-    }) {
+    match slot.request_on(handle, boot) {
         Ok(()) => Outcome::CpuOn(index as u64),
-        Err(Power::On) => code(psci::ALREADY_ON),
-        Err(_) => code(psci::ON_PENDING),
+        Err(Some(Power::On)) => code(psci::ALREADY_ON),
+        Err(Some(_)) => code(psci::ON_PENDING),
+        Err(None) => code(psci::INVALID_PARAMETERS),
     }
 }
 
-fn affinity_info(mpidr: u64, level: u64, vm: &VmSlot, slots: &[VcpuSlot]) -> Outcome {
+fn affinity_info(handle: u64, mpidr: u64, level: u64, vm: &VmSlot, slots: &[VcpuSlot]) -> Outcome {
     // Affinity levels above 0 need not be supported from PSCI 1.0 on (DEN0022 §5.7.1).
-    let Some(slot) = index_of(mpidr)
-        .and_then(|i| vm.vcpu(i, slots))
+    let power = index_of(mpidr)
         .filter(|_| level == 0)
-    else {
-        return code(psci::INVALID_PARAMETERS);
-    };
-    code(match slot.power() {
-        Power::On => psci::AFFINITY_ON,
-        Power::Off => psci::AFFINITY_OFF,
-        Power::Claimed | Power::OnPending => psci::AFFINITY_ON_PENDING,
+        .and_then(|i| vm.vcpu(i, slots)?.power(handle));
+    code(match power {
+        Some(Power::On) => psci::AFFINITY_ON,
+        Some(Power::Off) => psci::AFFINITY_OFF,
+        Some(Power::OnPending) => psci::AFFINITY_ON_PENDING,
+        None => psci::INVALID_PARAMETERS,
     })
 }
 

@@ -9,13 +9,14 @@ use crate::core::{Core, CpuState, Machine};
 use crate::fpu::Owner;
 use crate::guest;
 use crate::listreg;
-use crate::vcpu::{Pending, Power, Vcpu, VcpuSlot};
+use crate::vcpu::{Pending, Vcpu};
+use crate::vcpu_slot::VcpuSlot;
 use crate::vm::Life;
 use abi::Error;
 use abi::run::{self, ExitReason, MAX_LIST_REGISTERS};
 use arch::hal::{Cpu, FrameWords};
 use arch::pstate;
-use arch::traps::{CPTR_FP_OPEN, CPTR_FP_TRAP};
+use arch::traps::{CPTR_FP_OPEN, CPTR_FP_TRAP, HCR_GUEST, hcr};
 use core::sync::atomic::Ordering;
 
 /// Why the guest stopped running: reason and arguments as they travel to the hostvisor.
@@ -59,7 +60,7 @@ fn set_word(page: &FrameWords, index: usize, value: u64) {
 
 fn read_entry(page: &FrameWords, list_registers: usize, vtimer: u64) -> Result<Entry, Error> {
     let flags = word(page, run::ENTRY_FLAGS);
-    if flags & !(run::ENTRY_REPLY | run::ENTRY_ABORT) != 0 {
+    if flags & !(run::ENTRY_REPLY | run::ENTRY_ABORT | run::ENTRY_TRAP_WFE) != 0 {
         return Err(Error::Invalid);
     }
     let lr_count = usize::try_from(word(page, run::LR_COUNT)).map_err(|_| Error::Invalid)?;
@@ -110,16 +111,16 @@ pub fn run<P: Machine, C: Cpu>(
     if vm.life() != Life::Running {
         return Err(Error::BadState);
     }
-    match slot.power() {
-        Power::On => {}
-        Power::OnPending => vcpu.power_on(slot.take_boot()),
-        Power::Off | Power::Claimed => return Err(Error::BadState),
-    }
-    if vcpu.fp_home.is_some_and(|home| home != state.index) {
+    let fp_here = slot.is_fp_home(handle, state.index);
+    if !fp_here && !slot.fp_in_memory() {
         return Err(Error::Elsewhere);
     }
     let page = core.memory.pool().platform().words(vcpu.run_page);
     let entry = read_entry(page, core.config.list_registers, core.config.vtimer_intid)?;
+    if !vcpu.on {
+        let boot = slot.take_boot(vcpu).ok_or(Error::BadState)?;
+        vcpu.power_on(boot);
+    }
     if vcpu.pending != Pending::None {
         set_word(page, run::ENTRY_FLAGS, 0);
     }
@@ -128,10 +129,11 @@ pub fn run<P: Machine, C: Cpu>(
         slot: slot_number,
         vm: handle,
     };
-    vcpu.world.cptr = if vcpu.fp_home.is_some() {
-        CPTR_FP_OPEN
+    vcpu.world.cptr = if fp_here { CPTR_FP_OPEN } else { CPTR_FP_TRAP };
+    vcpu.world.hcr = if entry.flags & run::ENTRY_TRAP_WFE != 0 {
+        HCR_GUEST | hcr::TWE
     } else {
-        CPTR_FP_TRAP
+        HCR_GUEST
     };
     cpu.save_el1(&mut state.host_el1);
     cpu.load_el1(&vcpu.el1);
@@ -159,7 +161,7 @@ pub fn run<P: Machine, C: Cpu>(
     set_word(
         page,
         run::STATE_FLAGS,
-        if vcpu.fp_home.is_some() {
+        if slot.is_fp_home(handle, state.index) {
             run::STATE_FP_LIVE
         } else {
             0
@@ -190,9 +192,9 @@ fn finish_access<C: Cpu>(cpu: &mut C, slot: &VcpuSlot, vcpu: &mut Vcpu, entry: &
     match pending {
         Pending::MmioRead(access) => {
             vcpu.gp.write(access.rt, access.extend(entry.mmio_value));
-            guest::step(&mut vcpu.gp);
+            guest::step(&mut vcpu.gp, vcpu.pending_length);
         }
-        Pending::MmioWrite => guest::step(&mut vcpu.gp),
+        Pending::MmioWrite => guest::step(&mut vcpu.gp, vcpu.pending_length),
         _ => {}
     }
 }

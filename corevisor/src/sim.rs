@@ -15,7 +15,14 @@
 //!
 //! Nothing of this is part of the shipped core.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code"
+)]
+
+pub mod hook;
 
 use crate::frame_table::{FrameTable, RamRegion};
 use crate::ownership::Ownership;
@@ -79,6 +86,8 @@ struct Seen {
 struct Regime {
     regs: Stage2Regs,
     tables: HashMap<u64, Seen>,
+    /// The leaves in `tables`.
+    live: BTreeMap<Position, u64>,
     /// Valid descriptors that are gone from memory and not invalidated yet.
     stale: BTreeMap<Position, u64>,
 }
@@ -135,7 +144,9 @@ impl Setup {
         let restricted = RestrictedRegions::new(restricted).unwrap();
         let mut ownership = Ownership::new(frames, pool, restricted, pa_range).unwrap();
         for (region, skip) in self.regions.iter().zip([core].into_iter().chain([0; 7])) {
-            ownership.grant_host(Pfn(region.base.0 + skip), region.frames - skip).unwrap();
+            ownership
+                .grant_host(Pfn(region.base.0 + skip), region.frames - skip)
+                .unwrap();
         }
         ownership
     }
@@ -179,7 +190,10 @@ impl Machine {
     /// Starts to watch a regime. Not for use with several threads.
     pub fn watch(&self, regs: Stage2Regs) {
         let mut observer = self.observer.lock().unwrap();
-        observer.regimes.push(Regime { regs, ..Regime::default() });
+        observer.regimes.push(Regime {
+            regs,
+            ..Regime::default()
+        });
         self.observe(&mut observer);
     }
 
@@ -187,10 +201,16 @@ impl Machine {
     pub fn unwatch(&self, regs: Stage2Regs) {
         let mut observer = self.observer.lock().unwrap();
         self.observe(&mut observer);
-        let at = observer.regimes.iter().position(|r| r.regs == regs).unwrap();
+        let at = observer
+            .regimes
+            .iter()
+            .position(|r| r.regs == regs)
+            .unwrap();
         let regime = observer.regimes.remove(at);
         if regime.leaves().next().is_some() {
-            observer.violations.push(format!("{regs:?} ends with live or stale leaves"));
+            observer
+                .violations
+                .push(format!("{regs:?} ends with live or stale leaves"));
         }
     }
 
@@ -204,14 +224,26 @@ impl Machine {
     pub fn leaves(&self, regs: Stage2Regs) -> Vec<Leaf> {
         let mut observer = self.observer.lock().unwrap();
         self.observe(&mut observer);
-        observer.regimes.iter().find(|r| r.regs == regs).unwrap().leaves().collect()
+        observer
+            .regimes
+            .iter()
+            .find(|r| r.regs == regs)
+            .unwrap()
+            .leaves()
+            .collect()
     }
 
     /// Table frames, roots included, that walks of a watched regime come to.
     pub fn tables(&self, regs: Stage2Regs) -> u64 {
         let mut observer = self.observer.lock().unwrap();
         self.observe(&mut observer);
-        observer.regimes.iter().find(|r| r.regs == regs).unwrap().tables.len() as u64
+        observer
+            .regimes
+            .iter()
+            .find(|r| r.regs == regs)
+            .unwrap()
+            .tables
+            .len() as u64
     }
 
     /// Violations so far, and what of any regime is stale right now: both must be empty whenever no
@@ -239,7 +271,13 @@ impl Machine {
                 0b01 | 0b11 => {
                     let size = 1 << shift(level);
                     let ipa = ipa.0 & !(size - 1);
-                    return Some(Leaf { ipa, pa: address(word), size, word, stale: false });
+                    return Some(Leaf {
+                        ipa,
+                        pa: address(word),
+                        size,
+                        word,
+                        stale: false,
+                    });
                 }
                 _ => return None,
             }
@@ -249,17 +287,23 @@ impl Machine {
 
     fn ram(&self, pa: u64) -> Option<&RamRegion> {
         let pfn = pa >> 12;
-        self.regions.iter().find(|r| pfn.wrapping_sub(r.base.0) < r.frames)
+        self.regions
+            .iter()
+            .find(|r| pfn.wrapping_sub(r.base.0) < r.frames)
     }
 
     /// Lets every walker look at every watched table.
     fn observe(&self, observer: &mut Observer) {
-        let Observer { regimes, violations, exclusive } = observer;
+        let Observer {
+            regimes,
+            violations,
+            exclusive,
+        } = observer;
         let mut entered = Vec::new();
         for (number, regime) in regimes.iter_mut().enumerate() {
             let (start, roots, _) = geometry(regime.regs);
             let root = address(regime.regs.vttbr);
-            if root % (roots * 4096) != 0 {
+            if !root.is_multiple_of(roots * 4096) {
                 violations.push(format!("root {root:#x} of {roots} frames is misaligned"));
             }
             let mut old = core::mem::take(&mut regime.tables);
@@ -295,14 +339,24 @@ impl Machine {
                     regime.stale.remove(&at);
                 }
                 if let Some(leaf) = leaf(at, word, false) {
+                    regime.live.insert(at, word);
                     entered.push((number, leaf));
                 }
             }
         }
         for (number, leaf) in entered {
-            let (from, to) = (leaf.pa.max(exclusive.start), (leaf.pa + leaf.size).min(exclusive.end));
-            let others = regimes.iter().enumerate().filter(|(n, _)| from < to && *n != number);
-            if others.flat_map(|(_, r)| r.leaves()).any(|l| l.pa < to && from < l.pa + l.size) {
+            let (from, to) = (
+                leaf.pa.max(exclusive.start),
+                (leaf.pa + leaf.size).min(exclusive.end),
+            );
+            let others = regimes
+                .iter()
+                .enumerate()
+                .filter(|(n, _)| from < to && *n != number);
+            if others
+                .flat_map(|(_, r)| r.leaves())
+                .any(|l| l.pa < to && from < l.pa + l.size)
+            {
                 violations.push(format!("{from:#x} is reached by two regimes"));
             }
         }
@@ -317,14 +371,19 @@ impl Machine {
         regime: &mut Regime,
         added: &mut Vec<(Position, u64)>,
     ) -> Seen {
-        let same_place = before.as_ref().is_some_and(|seen| seen.position == position);
+        let same_place = before
+            .as_ref()
+            .is_some_and(|seen| seen.position == position);
         let mut seen = match before {
             Some(seen) if same_place => seen,
             moved => {
                 if let Some(moved) = moved {
                     regime.retire(&moved);
                 }
-                Seen { position, words: Box::new([0; FRAME_WORDS]) }
+                Seen {
+                    position,
+                    words: Box::new([0; FRAME_WORDS]),
+                }
             }
         };
         let now = self.words(Pfn(table >> 12));
@@ -333,9 +392,13 @@ impl Machine {
             if new == *old {
                 continue;
             }
-            let at = (position.0, position.1 + ((index as u64) << shift(position.0)));
+            let at = (
+                position.0,
+                position.1 + ((index as u64) << shift(position.0)),
+            );
             if *old & 1 != 0 {
                 regime.stale.insert(at, *old);
+                regime.live.remove(&at);
             }
             if new & 1 != 0 {
                 added.push((at, new));
@@ -349,9 +412,14 @@ impl Machine {
         self.invalidations.fetch_add(1, Ordering::Relaxed);
         let mut observer = self.observer.lock().unwrap();
         // What is not published yet can be walked, and cached, once more.
-        let unpublished = observer.regimes.iter().any(|r| r.regs.vttbr == vttbr && self.differs(r));
+        let unpublished = observer
+            .regimes
+            .iter()
+            .any(|r| r.regs.vttbr == vttbr && self.differs(r));
         if unpublished {
-            observer.violations.push("invalidated before it was published".to_owned());
+            observer
+                .violations
+                .push("invalidated before it was published".to_owned());
         }
         for regime in &mut observer.regimes {
             if regime.regs.vttbr >> 48 == vttbr >> 48 {
@@ -364,32 +432,49 @@ impl Machine {
     fn differs(&self, regime: &Regime) -> bool {
         regime.tables.iter().any(|(table, seen)| {
             let now = self.words(Pfn(table >> 12)).iter();
-            now.zip(seen.words.iter()).any(|(now, seen)| now.load(Ordering::Relaxed) != *seen)
+            now.zip(seen.words.iter())
+                .any(|(now, seen)| now.load(Ordering::Relaxed) != *seen)
         })
     }
 }
 
 impl Regime {
     fn retire(&mut self, gone: &Seen) {
-        for (word, index) in gone.words.iter().zip(0_u64..).filter(|(word, _)| **word & 1 != 0) {
+        for (word, index) in gone
+            .words
+            .iter()
+            .zip(0_u64..)
+            .filter(|(word, _)| **word & 1 != 0)
+        {
             let (level, ipa) = gone.position;
-            self.stale.insert((level, ipa + (index << shift(level))), *word);
+            let at = (level, ipa + (index << shift(level)));
+            self.stale.insert(at, *word);
+            self.live.remove(&at);
         }
     }
 
     fn leaves(&self) -> impl Iterator<Item = Leaf> + '_ {
-        let live = self.tables.values().flat_map(|seen| {
-            let (level, ipa) = seen.position;
-            let at = move |index: u64| (level, ipa + (index << shift(level)));
-            seen.words.iter().zip(0..).filter_map(move |(word, i)| leaf(at(i), *word, false))
-        });
-        live.chain(self.stale.iter().filter_map(|(at, word)| leaf(*at, *word, true)))
+        let live = self
+            .live
+            .iter()
+            .filter_map(|(at, word)| leaf(*at, *word, false));
+        live.chain(
+            self.stale
+                .iter()
+                .filter_map(|(at, word)| leaf(*at, *word, true)),
+        )
     }
 }
 
 fn leaf((level, ipa): Position, word: u64, stale: bool) -> Option<Leaf> {
     let is_leaf = word & 0b11 == 0b01 || level == 3 && word & 0b11 == 0b11;
-    is_leaf.then(|| Leaf { ipa, pa: address(word), size: 1 << shift(level), word, stale })
+    is_leaf.then(|| Leaf {
+        ipa,
+        pa: address(word),
+        size: 1 << shift(level),
+        word,
+        stale,
+    })
 }
 
 fn malformed(at: Position, word: u64) -> Option<&'static str> {
@@ -413,17 +498,28 @@ fn malformed(at: Position, word: u64) -> Option<&'static str> {
 
 impl Memory for Machine {
     fn words(&self, frame: Pfn) -> &FrameWords {
-        let region = self.ram(frame.0 << 12).unwrap_or_else(|| panic!("{frame:?} is not RAM"));
+        let region = self
+            .ram(frame.0 << 12)
+            .unwrap_or_else(|| panic!("{frame:?} is not RAM"));
         let cell = &self.frames[&region.base.0][(frame.0 - region.base.0) as usize];
         cell.get_or_init(|| Box::new([const { AtomicU64::new(JUNK) }; FRAME_WORDS]))
+    }
+
+    fn clean(&self, _frame: Pfn) {
+        // The simulation has no caches.
     }
 
     fn zero(&self, frame: Pfn) {
         let mut observer = self.observer.lock().unwrap();
         let pa = frame.0 << 12;
         let vms = observer.regimes.iter().filter(|r| r.regs.vttbr >> 48 != 0);
-        if vms.flat_map(Regime::leaves).any(|l| pa.wrapping_sub(l.pa) < l.size) {
-            observer.violations.push(format!("{pa:#x} is zeroed while a VM reaches it"));
+        if vms
+            .flat_map(Regime::leaves)
+            .any(|l| pa.wrapping_sub(l.pa) < l.size)
+        {
+            observer
+                .violations
+                .push(format!("{pa:#x} is zeroed while a VM reaches it"));
         }
         for word in self.words(frame) {
             word.store(0, Ordering::Relaxed);
@@ -437,7 +533,9 @@ impl Tlb for Machine {
     }
 
     fn invalidate_ipa(&self, regs: Stage2Regs, ipa: Ipa) {
-        self.invalidate(regs.vttbr, |(level, base)| ipa.0.wrapping_sub(*base) < 1 << shift(*level));
+        self.invalidate(regs.vttbr, |(level, base)| {
+            ipa.0.wrapping_sub(*base) < 1 << shift(*level)
+        });
     }
 
     fn invalidate_vmid(&self, regs: Stage2Regs) {
@@ -453,14 +551,19 @@ mod tests {
     use arch::descriptor::Geometry;
 
     const BASE: u64 = 0x4000_0000;
-    const REGS: Stage2Regs =
-        Stage2Regs { vttbr: 7 << 48 | BASE, vtcr: Geometry::vm(4).vtcr };
+    const REGS: Stage2Regs = Stage2Regs {
+        vttbr: 7 << 48 | BASE,
+        vtcr: Geometry::vm(4).vtcr,
+    };
     const PAGE: u64 = 0x7FF;
     const BLOCK: u64 = 0x7FD;
 
     /// Root at BASE, level 2 at BASE + 4K, level 3 at BASE + 8K; IPA 0 is mapped to `leaf`.
     fn machine(leaf: u64) -> Machine {
-        let machine = Machine::new(&[RamRegion { base: Pfn(BASE >> 12), frames: 1024 }]);
+        let machine = Machine::new(&[RamRegion {
+            base: Pfn(BASE >> 12),
+            frames: 1024,
+        }]);
         for frame in 0..3 {
             machine.zero(Pfn((BASE >> 12) + frame));
         }
@@ -483,16 +586,23 @@ mod tests {
         assert_eq!(machine.complaints().len(), 1, "stale until invalidated");
         assert!(machine.leaves(REGS)[0].stale);
         machine.invalidate_ipa(REGS, Ipa(0));
-        set(&machine, 2, BASE + 0x3000 | PAGE);
+        set(&machine, 2, (BASE + 0x3000) | PAGE);
         machine.publish();
-        assert!(machine.complaints().is_empty(), "{:?}", machine.complaints());
-        assert_eq!(machine.translate(REGS, Ipa(0x123)).unwrap().pa, BASE + 0x3000);
+        assert!(
+            machine.complaints().is_empty(),
+            "{:?}",
+            machine.complaints()
+        );
+        assert_eq!(
+            machine.translate(REGS, Ipa(0x123)).unwrap().pa,
+            BASE + 0x3000
+        );
     }
 
     #[test]
     fn live_to_live_is_caught() {
         let machine = machine(BASE | PAGE);
-        set(&machine, 2, BASE + 0x3000 | PAGE);
+        set(&machine, 2, (BASE + 0x3000) | PAGE);
         machine.publish();
         assert!(machine.complaints()[0].contains("break-before-make"));
     }
@@ -502,7 +612,7 @@ mod tests {
         let machine = machine(BASE | PAGE);
         set(&machine, 2, 0);
         machine.publish();
-        set(&machine, 2, BASE + 0x3000 | PAGE);
+        set(&machine, 2, (BASE + 0x3000) | PAGE);
         machine.publish();
         machine.invalidate_ipa(REGS, Ipa(0));
         assert!(machine.complaints()[0].contains("break-before-make"));
@@ -514,7 +624,10 @@ mod tests {
         set(&machine, 2, 0);
         machine.publish();
         machine.invalidate_ipa(REGS, Ipa(0x1000));
-        machine.invalidate_vmid(Stage2Regs { vttbr: 8 << 48 | BASE, ..REGS });
+        machine.invalidate_vmid(Stage2Regs {
+            vttbr: 8 << 48 | BASE,
+            ..REGS
+        });
         assert!(machine.complaints()[0].contains("stale"));
     }
 
@@ -544,7 +657,7 @@ mod tests {
         set(&machine, 1, 0);
         machine.publish();
         machine.invalidate_vmid(REGS);
-        set(&machine, 1, BASE + 0x1000 | BLOCK);
+        set(&machine, 1, (BASE + 0x1000) | BLOCK);
         machine.publish();
         assert!(machine.complaints()[0].contains("misaligned"));
     }
@@ -553,8 +666,15 @@ mod tests {
     fn a_frame_in_two_regimes_is_caught_if_exclusive() {
         for exclusive in [false, true] {
             let machine = machine(BASE | PAGE);
-            machine.set_exclusive(if exclusive { BASE..BASE + 1 } else { BASE + 0x1000..BASE + 0x2000 });
-            let other = Stage2Regs { vttbr: 8 << 48 | (BASE + 0x3000), ..REGS };
+            machine.set_exclusive(if exclusive {
+                BASE..BASE + 1
+            } else {
+                BASE + 0x1000..BASE + 0x2000
+            });
+            let other = Stage2Regs {
+                vttbr: 8 << 48 | (BASE + 0x3000),
+                ..REGS
+            };
             machine.zero(Pfn((BASE >> 12) + 3));
             machine.words(Pfn((BASE >> 12) + 3))[1].store(BASE | BLOCK, Ordering::Relaxed);
             machine.watch(other);
@@ -564,7 +684,7 @@ mod tests {
 
     #[test]
     fn zeroing_a_reachable_frame_is_caught() {
-        let machine = machine(BASE + 0x3000 | PAGE);
+        let machine = machine((BASE + 0x3000) | PAGE);
         machine.zero(Pfn((BASE >> 12) + 3));
         assert!(machine.complaints()[0].contains("zeroed"));
     }

@@ -7,7 +7,8 @@
 use crate::frame::VmId;
 use crate::lock::{self, Guard, Lock};
 use crate::stage2::Stage2;
-use crate::vcpu::{BootEntry, VcpuSlot};
+use crate::vcpu::BootEntry;
+use crate::vcpu_slot::VcpuSlot;
 use abi::{Error, MAX_VCPUS};
 use arch::hal::Stage2Regs;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -177,7 +178,10 @@ impl Vms {
     /// All free.
     #[must_use]
     pub const fn new() -> Self {
-        Self { slots: [const { VmSlot::new() }; SLOTS], generation: AtomicU64::new(1) }
+        Self {
+            slots: [const { VmSlot::new() }; SLOTS],
+            generation: AtomicU64::new(1),
+        }
     }
 
     /// The slot that `handle` names.

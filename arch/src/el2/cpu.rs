@@ -35,6 +35,7 @@ pub(super) use {mrs, msr};
 #[derive(Debug)]
 pub struct El2Cpu {
     has_pan: bool,
+    has_ras: bool,
     /// Active-priority registers per group that the GIC implements, 1 to 4.
     apr_count: usize,
     lr_count: usize,
@@ -53,7 +54,11 @@ impl El2Cpu {
         let dfr0 = mrs!("id_aa64dfr0_el1");
         let pmu = (dfr0 >> 8) & 0xf;
         // HPMN: all counters belong to EL1, where all accesses trap. 0 would be unpredictable.
-        let counters = if pmu == 0 || pmu == 0xf { 0 } else { (mrs!("pmcr_el0") >> 11) & 0x1f };
+        let counters = if pmu == 0 || pmu == 0xf {
+            0
+        } else {
+            (mrs!("pmcr_el0") >> 11) & 0x1f
+        };
         msr!("mdcr_el2", traps::MDCR | counters);
         msr!("hstr_el2", 0);
         msr!("vpidr_el2", mrs!("midr_el1"));
@@ -62,7 +67,8 @@ impl El2Cpu {
             // HCRX_EL2 (FEAT_HCX): everything it would enable stays off.
             msr!("s3_4_c1_c2_2", 0);
         }
-        if (mrs!("id_aa64mmfr0_el1") >> 56) & 0xf != 0 {
+        let fine_grained = (mrs!("id_aa64mmfr0_el1") >> 56) & 0xf;
+        if fine_grained != 0 {
             // FEAT_FGT: HFGRTR, HFGWTR, HFGITR, HDFGRTR, HDFGWTR trap nothing more.
             msr!("s3_4_c1_c1_4", 0);
             msr!("s3_4_c1_c1_5", 0);
@@ -70,8 +76,39 @@ impl El2Cpu {
             msr!("s3_4_c3_c1_4", 0);
             msr!("s3_4_c3_c1_5", 0);
         }
+        if fine_grained > 1 {
+            // FEAT_FGT2: HDFGRTR2, HDFGWTR2, HFGRTR2, HFGWTR2, HFGITR2: registers they guard stay trapped.
+            msr!("s3_4_c3_c1_0", 0);
+            msr!("s3_4_c3_c1_1", 0);
+            msr!("s3_4_c3_c1_2", 0);
+            msr!("s3_4_c3_c1_3", 0);
+            msr!("s3_4_c3_c1_7", 0);
+        }
+        let pfr0 = mrs!("id_aa64pfr0_el1");
+        if (pfr0 >> 40) & 0xf != 0 {
+            // MPAM2_EL2: TRAPMPAM0EL1, TRAPMPAM1EL1.
+            msr!("s3_4_c10_c5_0", 1 << 48 | 1 << 49);
+        }
+        // The OS lock is on at reset, and worlds' writes to it trap: software step needs it off.
+        msr!("oslar_el1", 0);
+        // Nothing that ran at EL1 before may leave translations for the first world.
+        // SAFETY: dropping translations is always allowed.
+        unsafe {
+            core::arch::asm!(
+                "dsb nsh",
+                "tlbi alle1",
+                "dsb nsh",
+                "isb",
+                options(nostack, preserves_flags)
+            );
+        }
         let (lr_count, apr_count) = gic::init();
-        Self { has_pan: (mrs!("id_aa64mmfr1_el1") >> 20) & 0xf != 0, apr_count, lr_count }
+        Self {
+            has_pan: (mrs!("id_aa64mmfr1_el1") >> 20) & 0xf != 0,
+            has_ras: (pfr0 >> 28) & 0xf != 0,
+            apr_count,
+            lr_count,
+        }
     }
 
     /// List registers of the virtual CPU interface.
@@ -90,6 +127,10 @@ impl Cpu for El2Cpu {
         msr!("cnthctl_el2", world.cnthctl);
         msr!("cntvoff_el2", world.cntvoff);
         msr!("vmpidr_el2", world.vmpidr);
+        if self.has_ras {
+            // VDISR_EL2: what a world reads as DISR_EL1 is not another's.
+            msr!("s3_4_c12_c1_1", 0);
+        }
         // The exception return that follows synchronises; until then no EL1&0 translation is used.
     }
 
@@ -162,7 +203,11 @@ impl Cpu for El2Cpu {
     }
 
     fn read_lr(&self, n: usize) -> u64 {
-        if n < self.lr_count { gic::read_lr(n) } else { 0 }
+        if n < self.lr_count {
+            gic::read_lr(n)
+        } else {
+            0
+        }
     }
 
     fn load_vgic(&mut self, regs: &VgicRegs, hcr: u64) {
@@ -179,8 +224,12 @@ impl Cpu for El2Cpu {
     }
 
     fn save_vtimer(&mut self) -> Timer {
-        let timer = Timer { ctl: mrs!("cntv_ctl_el0"), cval: mrs!("cntv_cval_el0") };
+        let timer = Timer {
+            ctl: mrs!("cntv_ctl_el0"),
+            cval: mrs!("cntv_cval_el0"),
+        };
         msr!("cntv_ctl_el0", 0);
+        msr!("cntv_cval_el0", 0);
         timer
     }
 

@@ -21,11 +21,14 @@ pub(super) fn init() -> (usize, usize) {
     let lrs = ((vtr & 0x1f) + 1) as usize;
     // PREbits: 5 → 1 register, 6 → 2, 7 → 4.
     let preemption_bits = ((vtr >> 26) & 7) + 1;
-    (lrs.min(abi::run::MAX_LIST_REGISTERS), match preemption_bits {
-        7 => 4,
-        6 => 2,
-        _ => 1,
-    })
+    (
+        lrs.min(abi::run::MAX_LIST_REGISTERS),
+        match preemption_bits {
+            7 => 4,
+            6 => 2,
+            _ => 1,
+        },
+    )
 }
 
 fn isb() {

@@ -29,12 +29,23 @@ impl El2Memory {
     pub unsafe fn new(ram: [(Pfn, u64); MAX_RAM_REGIONS]) -> Self {
         // CTR_EL0.DminLine: log2 of words in the smallest data cache line.
         let dczid = mrs!("dczid_el0");
-        let zero_block = if dczid & 1 << 4 == 0 { 4 << (dczid & 0xf) } else { 0 };
-        Self { ram, cache_line: 4 << ((mrs!("ctr_el0") >> 16) & 0xf), zero_block }
+        let zero_block = if dczid & 1 << 4 == 0 {
+            4 << (dczid & 0xf)
+        } else {
+            0
+        };
+        Self {
+            ram,
+            cache_line: 4 << ((mrs!("ctr_el0") >> 16) & 0xf),
+            zero_block,
+        }
     }
 
     fn address(&self, frame: Pfn) -> u64 {
-        let known = self.ram.iter().any(|&(base, frames)| frame.0.wrapping_sub(base.0) < frames);
+        let known = self
+            .ram
+            .iter()
+            .any(|&(base, frames)| frame.0.wrapping_sub(base.0) < frames);
         assert!(known, "frame {:#x} is not RAM", frame.0);
         frame.base().0
     }
@@ -63,10 +74,14 @@ impl Memory for El2Memory {
                 word.store(0, core::sync::atomic::Ordering::Relaxed);
             }
         }
+        self.clean(frame);
+    }
+
+    fn clean(&self, frame: Pfn) {
+        let start = self.address(frame);
         let mut line = start;
         while line < start + PAGE_SIZE {
-            // SAFETY: cleans and invalidates a line of the frame just written: an observer with caches off
-            // sees zeros.
+            // SAFETY: cleans and invalidates a line of mapped RAM: its content stays what it is.
             unsafe { asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags)) };
             line += self.cache_line;
         }
@@ -126,8 +141,13 @@ impl Tlb for El2Tlb {
         with_regime(regs, || {
             // SAFETY: dropping translations is always allowed.
             unsafe {
-                asm!("dsb ishst", "tlbi vmalls12e1is", "dsb ish", "isb",
-                    options(nostack, preserves_flags));
+                asm!(
+                    "dsb ishst",
+                    "tlbi vmalls12e1is",
+                    "dsb ish",
+                    "isb",
+                    options(nostack, preserves_flags)
+                );
             }
         });
     }

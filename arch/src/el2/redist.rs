@@ -5,6 +5,10 @@ use crate::platform::RedistributorRow;
 use core::arch::asm;
 use core::ptr;
 
+/// GICR_CTLR, relative to the redistributor's RD_base frame.
+const CTLR: u64 = 0x0000;
+/// GICR_CTLR.EnableLPIs.
+const CTLR_ENABLE_LPIS: u32 = 1 << 0;
 /// GICR_TYPER, relative to the redistributor's RD_base frame.
 const TYPER: u64 = 0x0008;
 /// GICR_WAKER.
@@ -29,6 +33,8 @@ pub enum WakeError {
     NotFound,
     /// It did not wake up.
     Asleep,
+    /// Earlier software left LPIs enabled: it writes to tables in memory, and cannot be told to stop.
+    LpisEnabled,
 }
 
 /// A redistributor of the machine.
@@ -89,6 +95,10 @@ pub unsafe fn wake(regions: &[RedistributorRow], mpidr: u64) -> Result<u64, Wake
     // SAFETY: the caller's promise.
     let own = unsafe { frames(regions) }.find(|f| f.typer >> TYPER_AFFINITY_SHIFT == affinity);
     let base = own.ok_or(WakeError::NotFound)?.rd_base;
+    // SAFETY: GICR_CTLR of an existing redistributor; reading it has no side effect.
+    if unsafe { ptr::read_volatile((base + CTLR) as *const u32) } & CTLR_ENABLE_LPIS != 0 {
+        return Err(WakeError::LpisEnabled);
+    }
     let waker = (base + WAKER) as *mut u32;
     // SAFETY: GICR_WAKER of an existing redistributor; clearing ProcessorSleep only wakes it.
     unsafe { ptr::write_volatile(waker, ptr::read_volatile(waker) & !WAKER_PROCESSOR_SLEEP) };

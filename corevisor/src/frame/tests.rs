@@ -21,14 +21,21 @@ fn entries() -> [u64; 6] {
 fn only_the_transitions_of_the_design_exist() {
     let [core, host, run, private, shared, lent] = entries();
     let vm = VmId(VM as u16);
-    let table: [(Operation, &[(u64, u64, u64)]); 9] = [
+    type Steps<'a> = &'a [(u64, u64, u64)];
+    let table: [(Operation, Steps<'_>); 9] = [
         (Operation::Grant, &[(core, host, MAP_HOST)]),
-        (Operation::Donate(vm), &[(host, private, UNMAP_HOST | MAP_VM)]),
+        (
+            Operation::Donate(vm),
+            &[(host, private, UNMAP_HOST | MAP_VM)],
+        ),
         (Operation::Lend(vm), &[(host, lent, MAP_VM)]),
         (Operation::Unlend(vm), &[(lent, host, UNMAP_VM)]),
         (Operation::Share(vm), &[(private, shared, MAP_HOST)]),
         (Operation::Unshare(vm), &[(shared, private, UNMAP_HOST)]),
-        (Operation::Reclaim(vm), &[(private, host, ZERO), (shared, host, ZERO), (lent, host, 0)]),
+        (
+            Operation::Reclaim(vm),
+            &[(private, host, ZERO), (shared, host, ZERO), (lent, host, 0)],
+        ),
         (Operation::TakeRunPage(vm), &[(host, run, 0)]),
         (Operation::ReleaseRunPage(vm), &[(run, host, 0)]),
     ];
@@ -37,8 +44,15 @@ fn only_the_transitions_of_the_design_exist() {
             let expected = steps.iter().find(|(from, ..)| *from == entry);
             let expected = expected.map(|(_, to, effects)| (Entry(*to), Effects(*effects)));
             let got = operation.decide(Entry(entry), PAGE);
-            assert_eq!(got, expected.ok_or(Error::Denied), "{operation:?} of {entry:#x}");
-            assert_eq!(operation.decide(Entry(entry).busy(), PAGE), Err(Error::Busy));
+            assert_eq!(
+                got,
+                expected.ok_or(Error::Denied),
+                "{operation:?} of {entry:#x}"
+            );
+            assert_eq!(
+                operation.decide(Entry(entry).busy(), PAGE),
+                Err(Error::Busy)
+            );
         }
     }
 }
@@ -59,13 +73,27 @@ fn the_hostvisor_reaches_what_the_design_says() {
 fn another_vm_and_another_ipa_are_refused() {
     let [_, _, run, private, shared, lent] = entries();
     for (entry, decide) in [
-        (lent, decide_unlend as extern "C" fn(u64, u64, u64) -> Decision),
+        (
+            lent,
+            decide_unlend as extern "C" fn(u64, u64, u64) -> Decision,
+        ),
         (private, decide_share),
         (shared, decide_unshare),
     ] {
         assert_eq!(decide(entry, VM, PAGE).outcome & STATUS_MASK, 0);
-        for (vm, page) in [(VM + 1, PAGE), (VM, PAGE + 1), (VM + (1 << 16), PAGE), (VM, PAGE + (1 << 24))] {
-            assert_eq!(decide(entry, vm, page), Decision { next: entry, outcome: DENIED });
+        for (vm, page) in [
+            (VM + 1, PAGE),
+            (VM, PAGE + 1),
+            (VM + (1 << 16), PAGE),
+            (VM, PAGE + (1 << 24)),
+        ] {
+            assert_eq!(
+                decide(entry, vm, page),
+                Decision {
+                    next: entry,
+                    outcome: DENIED
+                }
+            );
         }
     }
     for entry in [private, shared, lent] {

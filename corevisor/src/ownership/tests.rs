@@ -1,6 +1,13 @@
 //! Ownership against an independent model, under the simulated machine's eyes; attacks by name; and
 //! several CPUs at once.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "test code"
+)]
+
 use super::*;
 use crate::frame_table::RamRegion;
 use crate::restricted::Restricted;
@@ -17,11 +24,27 @@ const CORE_FRAMES: u64 = 256;
 const A: u64 = 0x4_0000;
 const B: u64 = 0x8_0003;
 /// Two regions; the second neither starts nor ends with a 2 MiB block.
-const RAM: [RamRegion; 2] =
-    [RamRegion { base: Pfn(A), frames: 2048 }, RamRegion { base: Pfn(B), frames: 1100 }];
+const RAM: [RamRegion; 2] = [
+    RamRegion {
+        base: Pfn(A),
+        frames: 2048,
+    },
+    RamRegion {
+        base: Pfn(B),
+        frames: 1100,
+    },
+];
 const RESTRICTED: [Restricted; 2] = [
-    Restricted { base: PhysAddr(0x080A_0000), size: 0x1_0000, access: Access::ReadOnly },
-    Restricted { base: PhysAddr(0x0808_0000), size: 0x2_0000, access: Access::None },
+    Restricted {
+        base: PhysAddr(0x080A_0000),
+        size: 0x1_0000,
+        access: Access::ReadOnly,
+    },
+    Restricted {
+        base: PhysAddr(0x0808_0000),
+        size: 0x2_0000,
+        access: Access::None,
+    },
 ];
 const VM1: VmId = VmId(1);
 const VM2: VmId = VmId(2);
@@ -57,7 +80,10 @@ fn state(own: &Ownership<'_, Machine>, pfn: u64) -> Option<State> {
 
 #[test]
 fn boot_maps_the_hostvisor_with_the_largest_blocks() {
-    let setup = Setup::new(&[RamRegion { base: Pfn(A), frames: 2 * PAGES_1G }]);
+    let setup = Setup::new(&[RamRegion {
+        base: Pfn(A),
+        frames: 2 * PAGES_1G,
+    }]);
     let own = boot(&setup);
     setup.machine.watch(own.host_regs());
     let size = |page| own.host_walk(ipa(page)).map(|m| (m.pa.0 >> 12, m.size));
@@ -71,15 +97,27 @@ fn boot_maps_the_hostvisor_with_the_largest_blocks() {
 
 #[test]
 fn the_hostvisors_blocks_come_back_after_a_vm_is_gone() {
-    let setup = Setup::new(&[RamRegion { base: Pfn(A), frames: 2 * PAGES_1G }]);
+    let setup = Setup::new(&[RamRegion {
+        base: Pfn(A),
+        frames: 2 * PAGES_1G,
+    }]);
     let own = boot(&setup);
     setup.machine.watch(own.host_regs());
     let free = own.pool().free_count();
     let mut table = vm(&setup, &own, 1);
     let first = A + PAGES_1G + 3 * PAGES_2M;
-    assert_eq!(own.donate(&mut table, VM1, ipa(A), Pfn(first), 512), Ok(512));
-    assert_eq!(own.donate(&mut table, VM1, ipa(A + 600), Pfn(first + 600), 3), Ok(3));
-    assert_eq!(table.walk(own.pool(), ipa(A)).map(|m| m.size), Some(2 << 20));
+    assert_eq!(
+        own.donate(&mut table, VM1, ipa(A), Pfn(first), 512),
+        Ok(512)
+    );
+    assert_eq!(
+        own.donate(&mut table, VM1, ipa(A + 600), Pfn(first + 600), 3),
+        Ok(3)
+    );
+    assert_eq!(
+        table.walk(own.pool(), ipa(A)).map(|m| m.size),
+        Some(2 << 20)
+    );
     let size = |page| own.host_walk(ipa(page)).map(|m| m.size);
     assert_eq!(size(first), None);
     assert_eq!(size(first + 599), Some(4 << 10));
@@ -93,7 +131,11 @@ fn the_hostvisors_blocks_come_back_after_a_vm_is_gone() {
     assert_eq!(own.host_fault(ipa(first + 601), 1), Ok(()));
     assert_eq!(size(first), Some(1 << 30), "merged up to where it was");
     assert_eq!(own.pool().free_count(), free);
-    assert!(setup.machine.complaints().is_empty(), "{:?}", setup.machine.complaints());
+    assert!(
+        setup.machine.complaints().is_empty(),
+        "{:?}",
+        setup.machine.complaints()
+    );
 }
 
 #[test]
@@ -103,9 +145,19 @@ fn donating_a_whole_block_costs_one_invalidation() {
     setup.machine.watch(own.host_regs());
     let mut table = vm(&setup, &own, 1);
     let before = setup.machine.invalidations.load(Ordering::Relaxed);
-    assert_eq!(own.donate(&mut table, VM1, ipa(0x4_0000), Pfn(A + 512), 512), Ok(512));
-    assert_eq!(setup.machine.invalidations.load(Ordering::Relaxed) - before, 1);
-    assert_eq!(setup.machine.tables(table.regs()), 2, "root and one level-2 table");
+    assert_eq!(
+        own.donate(&mut table, VM1, ipa(0x4_0000), Pfn(A + 512), 512),
+        Ok(512)
+    );
+    assert_eq!(
+        setup.machine.invalidations.load(Ordering::Relaxed) - before,
+        1
+    );
+    assert_eq!(
+        setup.machine.tables(table.regs()),
+        2,
+        "root and one level-2 table"
+    );
 }
 
 #[test]
@@ -130,17 +182,53 @@ fn what_is_not_the_hostvisors_cannot_be_given() {
         (B - 1, "last frame before RAM"),
         ((1 << 36) - 1, "last frame there is"),
     ] {
-        assert_eq!(own.donate(&mut two, VM2, ipa(9), Pfn(pfn), 1), Err(Error::Denied), "{what}");
-        assert_eq!(own.lend(&mut two, VM2, ipa(9), Pfn(pfn), 1), Err(Error::Denied), "{what}");
-        assert_eq!(own.take_run_page(VM2, Pfn(pfn)), Err(Error::Denied), "{what}");
-        assert_eq!(own.donate(&mut one, VM1, ipa(9), Pfn(pfn), 1), Err(Error::Denied), "{what}");
+        assert_eq!(
+            own.donate(&mut two, VM2, ipa(9), Pfn(pfn), 1),
+            Err(Error::Denied),
+            "{what}"
+        );
+        assert_eq!(
+            own.lend(&mut two, VM2, ipa(9), Pfn(pfn), 1),
+            Err(Error::Denied),
+            "{what}"
+        );
+        assert_eq!(
+            own.take_run_page(VM2, Pfn(pfn)),
+            Err(Error::Denied),
+            "{what}"
+        );
+        assert_eq!(
+            own.donate(&mut one, VM1, ipa(9), Pfn(pfn), 1),
+            Err(Error::Denied),
+            "{what}"
+        );
     }
     assert_eq!(own.release_run_page(VM2, Pfn(A + 303)), Err(Error::Denied));
-    assert_eq!(own.reclaim(VM1, Pfn(A + 303), 1), Err(Error::Denied), "run pages have their own way");
-    assert_eq!(own.reclaim(VM2, Pfn(A + 300), 3), Err(Error::Denied), "another VM's");
-    assert_eq!(own.reclaim(VM1, Pfn(A), 1), Err(Error::Denied), "the core's");
-    assert_eq!(own.vm_share(&mut two, VM2, ipa(9)), Err(Error::Denied), "maps nothing");
-    assert_eq!(own.unmap_lent(&mut one, VM1, ipa(0), 1), Err(Error::Denied), "was donated");
+    assert_eq!(
+        own.reclaim(VM1, Pfn(A + 303), 1),
+        Err(Error::Denied),
+        "run pages have their own way"
+    );
+    assert_eq!(
+        own.reclaim(VM2, Pfn(A + 300), 3),
+        Err(Error::Denied),
+        "another VM's"
+    );
+    assert_eq!(
+        own.reclaim(VM1, Pfn(A), 1),
+        Err(Error::Denied),
+        "the core's"
+    );
+    assert_eq!(
+        own.vm_share(&mut two, VM2, ipa(9)),
+        Err(Error::Denied),
+        "maps nothing"
+    );
+    assert_eq!(
+        own.unmap_lent(&mut one, VM1, ipa(0), 1),
+        Err(Error::Denied),
+        "was donated"
+    );
 }
 
 #[test]
@@ -160,18 +248,37 @@ fn malformed_ranges_are_refused() {
         (ipa(0), Pfn(u64::MAX), 1),
         (ipa(0), Pfn(u64::MAX - 1), 5),
     ] {
-        assert_eq!(own.donate(&mut table, VM1, at, pfn, count), Err(Error::Invalid));
-        assert_eq!(own.lend(&mut table, VM1, at, pfn, count), Err(Error::Invalid));
+        assert_eq!(
+            own.donate(&mut table, VM1, at, pfn, count),
+            Err(Error::Invalid)
+        );
+        assert_eq!(
+            own.lend(&mut table, VM1, at, pfn, count),
+            Err(Error::Invalid)
+        );
         if pfn == Pfn(A + 300) {
-            assert_eq!(own.unmap_lent(&mut table, VM1, at, count), Err(Error::Invalid));
+            assert_eq!(
+                own.unmap_lent(&mut table, VM1, at, count),
+                Err(Error::Invalid)
+            );
         } else {
             assert_eq!(own.reclaim(VM1, pfn, count), Err(Error::Invalid));
         }
     }
     assert_eq!(own.reclaim(VM1, Pfn(A), 0), Err(Error::Invalid));
-    assert_eq!(own.vm_share(&mut table, VM1, Ipa(0x800)), Err(Error::Invalid));
-    assert_eq!(own.vm_unshare(&mut table, VM1, ipa(end)), Err(Error::Invalid));
-    assert_eq!(own.donate(&mut table, VM1, ipa(end - 1), Pfn(A + 300), 1), Ok(1), "the last page is fine");
+    assert_eq!(
+        own.vm_share(&mut table, VM1, Ipa(0x800)),
+        Err(Error::Invalid)
+    );
+    assert_eq!(
+        own.vm_unshare(&mut table, VM1, ipa(end)),
+        Err(Error::Invalid)
+    );
+    assert_eq!(
+        own.donate(&mut table, VM1, ipa(end - 1), Pfn(A + 300), 1),
+        Ok(1),
+        "the last page is fine"
+    );
 }
 
 #[test]
@@ -180,11 +287,28 @@ fn a_long_call_does_a_part_and_can_be_resumed() {
     let own = boot(&setup);
     let mut table = vm(&setup, &own, 1);
     let (at, first) = (ipa(7), A + 300);
-    assert_eq!(own.donate(&mut table, VM1, at, Pfn(first), 700), Ok(MAX_FRAMES_PER_CALL));
-    assert_eq!(own.donate(&mut table, VM1, ipa(7 + 512), Pfn(first + 512), 188), Ok(188));
-    assert_eq!(own.donate(&mut table, VM1, ipa(2000), Pfn(A + 2046), 9), Ok(2), "RAM ends");
-    assert_eq!(own.donate(&mut table, VM1, ipa(5), Pfn(A + 1500), 9), Ok(2), "IPA 7 is taken");
-    assert_eq!(own.donate(&mut table, VM1, ipa(7), Pfn(A + 1600), 9), Err(Error::Exists));
+    assert_eq!(
+        own.donate(&mut table, VM1, at, Pfn(first), 700),
+        Ok(MAX_FRAMES_PER_CALL)
+    );
+    assert_eq!(
+        own.donate(&mut table, VM1, ipa(7 + 512), Pfn(first + 512), 188),
+        Ok(188)
+    );
+    assert_eq!(
+        own.donate(&mut table, VM1, ipa(2000), Pfn(A + 2046), 9),
+        Ok(2),
+        "RAM ends"
+    );
+    assert_eq!(
+        own.donate(&mut table, VM1, ipa(5), Pfn(A + 1500), 9),
+        Ok(2),
+        "IPA 7 is taken"
+    );
+    assert_eq!(
+        own.donate(&mut table, VM1, ipa(7), Pfn(A + 1600), 9),
+        Err(Error::Exists)
+    );
 }
 
 #[test]
@@ -195,20 +319,22 @@ fn mmio_is_mapped_as_large_as_its_neighbours_allow() {
     setup.machine.watch(regs);
     let leaf = |ipa: u64| setup.machine.translate(regs, Ipa(ipa));
     for (address, size) in [
-        (0x0900_0018, 2 << 20),       // same 1 GiB as a restricted region
-        (0x0800_0000, 4 << 10),       // same 2 MiB
-        (0x4090_0000, 2 << 20),       // same 1 GiB as RAM
-        (0x8000_0000, 4 << 10),       // same 2 MiB as RAM that starts in the middle
-        (0x40_0000_0000, 1 << 30),    // far away
-        (0xFFFF_FFFF_FFFF, 1 << 30),  // the last there is
+        (0x0900_0018, 2 << 20),     // same 1 GiB as a restricted region
+        (0x0800_0000, 4 << 10),     // same 2 MiB
+        (0x4090_0000, 2 << 20),     // same 1 GiB as RAM
+        (0x8000_0000, 4 << 10),     // same 2 MiB as RAM that starts in the middle
+        (0x40_0000_0000, 1 << 30),  // far away
+        (0xFFF_FFFF_FFFF, 1 << 30), // the last there is
     ] {
         assert_eq!(own.host_fault(Ipa(address), 1), Ok(()));
         assert_eq!(own.host_fault(Ipa(address), 1), Ok(()), "again, mapped");
-        let Some(leaf) = leaf(address) else { panic!("{address:#x} is not mapped") };
+        let Some(leaf) = leaf(address) else {
+            panic!("{address:#x} is not mapped")
+        };
         assert_eq!((leaf.size, leaf.pa), (size, address & !(size - 1)));
         assert!(!leaf.normal() && leaf.writable() && !leaf.executable());
     }
-    assert_eq!(own.host_fault(Ipa(1 << 48), 0), Err(Error::Denied));
+    assert_eq!(own.host_fault(Ipa(1 << 44), 0), Err(Error::Denied));
     assert_eq!(own.host_fault(Ipa(u64::MAX), 0), Err(Error::Denied));
     // The redistributor page: reads only, whether mapped already or not.
     assert_eq!(own.host_fault(Ipa(0x080A_0014), 1), Err(Error::Denied));
@@ -217,7 +343,10 @@ fn mmio_is_mapped_as_large_as_its_neighbours_allow() {
     assert!(leaf(0x080A_0000).is_some_and(|l| l.size == 4 << 10 && !l.writable() && !l.normal()));
     // The ITS: nothing.
     for page in 0..32 {
-        assert_eq!(own.host_fault(Ipa(0x0808_0000 + (page << 12)), 0), Err(Error::Denied));
+        assert_eq!(
+            own.host_fault(Ipa(0x0808_0000 + (page << 12)), 0),
+            Err(Error::Denied)
+        );
         assert_eq!(leaf(0x0808_0000 + (page << 12)), None);
     }
     assert!(setup.machine.complaints().is_empty());
@@ -230,17 +359,26 @@ fn sharing_reaches_the_hostvisor_and_unsharing_takes_it_back() {
     let host = own.host_regs();
     setup.machine.watch(host);
     let mut table = vm(&setup, &own, 1);
-    assert_eq!(own.donate(&mut table, VM1, ipa(512), Pfn(A + 512), 512), Ok(512));
+    assert_eq!(
+        own.donate(&mut table, VM1, ipa(512), Pfn(A + 512), 512),
+        Ok(512)
+    );
     let pa = (A + 700) << 12;
     for _ in 0..2 {
-        assert_eq!(own.vm_unshare(&mut table, VM1, ipa(700)), Err(Error::Denied));
+        assert_eq!(
+            own.vm_unshare(&mut table, VM1, ipa(700)),
+            Err(Error::Denied)
+        );
         assert_eq!(setup.machine.translate(host, Ipa(pa)), None);
         assert_eq!(own.vm_share(&mut table, VM1, ipa(700)), Ok(()));
         let leaf = setup.machine.translate(host, Ipa(pa));
         assert!(leaf.is_some_and(|l| l.pa == pa && l.size == 4096 && l.writable()));
         assert_eq!(own.vm_share(&mut table, VM1, ipa(700)), Err(Error::Denied));
         assert_eq!(own.vm_share(&mut table, VM2, ipa(701)), Err(Error::Denied));
-        assert_eq!(own.vm_unshare(&mut table, VM2, ipa(700)), Err(Error::Denied));
+        assert_eq!(
+            own.vm_unshare(&mut table, VM2, ipa(700)),
+            Err(Error::Denied)
+        );
         assert_eq!(own.vm_unshare(&mut table, VM1, ipa(700)), Ok(()));
         assert!(setup.machine.complaints().is_empty());
     }
@@ -249,8 +387,7 @@ fn sharing_reaches_the_hostvisor_and_unsharing_takes_it_back() {
 #[test]
 fn without_table_frames_nothing_changes() {
     let setup = small();
-    // Just what boot needs: level 0 to 2, twice level 2, and pages at three borders.
-    let own = setup.boot(CORE_FRAMES, 10, &RESTRICTED, 4);
+    let own = setup.boot(CORE_FRAMES, 12, &RESTRICTED, 4);
     let mut table = vm(&setup, &own, 1);
     setup.machine.watch(own.host_regs());
     let mut hoard = Vec::new();
@@ -259,10 +396,16 @@ fn without_table_frames_nothing_changes() {
     }
     // Two frames for the VM and one for the split are needed.
     let before = setup.machine.leaves(own.host_regs()).len();
-    assert_eq!(own.donate(&mut table, VM1, ipa(1), Pfn(A + 600), 1), Err(Error::NoMemory));
+    assert_eq!(
+        own.donate(&mut table, VM1, ipa(1), Pfn(A + 600), 1),
+        Err(Error::NoMemory)
+    );
     assert_eq!(setup.machine.leaves(own.host_regs()).len(), before);
     assert_eq!(setup.machine.leaves(table.regs()).len(), 0);
-    assert_eq!((state(&own, A + 600), own.pool().free_count()), (Some(State::Host), 2));
+    assert_eq!(
+        (state(&own, A + 600), own.pool().free_count()),
+        (Some(State::Host), 2)
+    );
     own.pool().free(hoard.pop().unwrap());
     assert_eq!(own.donate(&mut table, VM1, ipa(1), Pfn(A + 600), 1), Ok(1));
 }

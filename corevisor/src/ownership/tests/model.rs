@@ -16,16 +16,51 @@ enum Owner {
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    Donate { vm: usize, page: u64, pfn: u64, count: u64 },
-    Lend { vm: usize, page: u64, pfn: u64, count: u64 },
-    Unlend { vm: usize, page: u64, count: u64 },
-    Share { vm: usize, page: u64 },
-    Unshare { vm: usize, page: u64 },
-    TakeRunPage { vm: usize, pfn: u64 },
-    ReleaseRunPage { vm: usize, pfn: u64 },
-    ReclaimForeign { vm: usize, pfn: u64 },
-    HostTouch { pfn: u64, write: u64 },
-    Destroy { vm: usize, budget: u64 },
+    Donate {
+        vm: usize,
+        page: u64,
+        pfn: u64,
+        count: u64,
+    },
+    Lend {
+        vm: usize,
+        page: u64,
+        pfn: u64,
+        count: u64,
+    },
+    Unlend {
+        vm: usize,
+        page: u64,
+        count: u64,
+    },
+    Share {
+        vm: usize,
+        page: u64,
+    },
+    Unshare {
+        vm: usize,
+        page: u64,
+    },
+    TakeRunPage {
+        vm: usize,
+        pfn: u64,
+    },
+    ReleaseRunPage {
+        vm: usize,
+        pfn: u64,
+    },
+    ReclaimForeign {
+        vm: usize,
+        pfn: u64,
+    },
+    HostTouch {
+        pfn: u64,
+        write: u64,
+    },
+    Destroy {
+        vm: usize,
+        budget: u64,
+    },
 }
 
 /// Frames of RAM near borders of blocks and regions, and some that are not RAM.
@@ -90,17 +125,37 @@ impl<'a> World<'a> {
         let host = own.host_regs();
         setup.machine.watch(host);
         let vms = [vm(setup, &own, 1), vm(setup, &own, 2)];
-        let owners = RAM.iter().flat_map(|r| r.base.0..r.base.0 + r.frames).map(|pfn| {
-            (pfn, if pfn < A + CORE_FRAMES { Owner::Core } else { Owner::Host })
-        });
-        Self { setup, host, pool, vms, owners: owners.collect(), own }
+        let owners = RAM
+            .iter()
+            .flat_map(|r| r.base.0..r.base.0 + r.frames)
+            .map(|pfn| {
+                (
+                    pfn,
+                    if pfn < A + CORE_FRAMES {
+                        Owner::Core
+                    } else {
+                        Owner::Host
+                    },
+                )
+            });
+        Self {
+            setup,
+            host,
+            pool,
+            vms,
+            owners: owners.collect(),
+            own,
+        }
     }
 
     /// The frame that the model has at a VM's page.
     fn frame_at(&self, vm: usize, page: u64) -> Option<u64> {
         use Owner::{Lent, Private, Shared};
         let here = [Private(vm, page), Shared(vm, page), Lent(vm, page)];
-        self.owners.iter().find(|(_, owner)| here.contains(owner)).map(|(pfn, _)| *pfn)
+        self.owners
+            .iter()
+            .find(|(_, owner)| here.contains(owner))
+            .map(|(pfn, _)| *pfn)
     }
 
     /// What the model expects of giving frames one by one.
@@ -126,15 +181,25 @@ impl<'a> World<'a> {
             Owner::Private(v, p) | Owner::Shared(v, p) | Owner::Lent(v, p) if v == vm => Some(p),
             _ => None,
         };
-        self.owners.iter().filter_map(|(pfn, o)| Some((page(o)?, *pfn))).collect()
+        self.owners
+            .iter()
+            .filter_map(|(pfn, o)| Some((page(o)?, *pfn)))
+            .collect()
     }
 
     fn run(&mut self, op: Op) {
         match op {
-            Op::Donate { vm, page, pfn, count } => {
+            Op::Donate {
+                vm,
+                page,
+                pfn,
+                count,
+            } => {
                 let expected = self.expect_give(vm, page, pfn, count);
                 let will_move = expected.unwrap_or(0);
-                self.setup.machine.set_exclusive(pfn << 12..(pfn + will_move) << 12);
+                self.setup
+                    .machine
+                    .set_exclusive(pfn << 12..(pfn + will_move) << 12);
                 let table = &mut self.vms[vm];
                 let got = self.own.donate(table, IDS[vm], ipa(page), Pfn(pfn), count);
                 self.setup.machine.set_exclusive(0..0);
@@ -143,7 +208,12 @@ impl<'a> World<'a> {
                     self.fill(pfn + n, 0x5EC2E7);
                 }
             }
-            Op::Lend { vm, page, pfn, count } => {
+            Op::Lend {
+                vm,
+                page,
+                pfn,
+                count,
+            } => {
                 let expected = self.expect_give(vm, page, pfn, count);
                 let table = &mut self.vms[vm];
                 let got = self.own.lend(table, IDS[vm], ipa(page), Pfn(pfn), count);
@@ -182,16 +252,24 @@ impl<'a> World<'a> {
                 let pfn = self.frame_at(vm, page);
                 let pfn = pfn.filter(|pfn| self.owners[pfn] == Owner::Shared(vm, page));
                 let got = self.own.vm_unshare(&mut self.vms[vm], IDS[vm], ipa(page));
-                assert_eq!(got, pfn.map(|_| ()).ok_or(Error::Denied), "never for want of memory");
+                assert_eq!(
+                    got,
+                    pfn.map(|_| ()).ok_or(Error::Denied),
+                    "never for want of memory"
+                );
                 if let Some(pfn) = pfn {
                     self.owners.insert(pfn, Owner::Private(vm, page));
                 }
             }
             Op::TakeRunPage { vm, pfn } => {
-                self.swap(pfn, Owner::Host, Owner::RunPage(vm), |own| own.take_run_page(IDS[vm], Pfn(pfn)));
+                self.swap(pfn, Owner::Host, Owner::RunPage(vm), |own| {
+                    own.take_run_page(IDS[vm], Pfn(pfn))
+                });
             }
             Op::ReleaseRunPage { vm, pfn } => {
-                self.swap(pfn, Owner::RunPage(vm), Owner::Host, |own| own.release_run_page(IDS[vm], Pfn(pfn)));
+                self.swap(pfn, Owner::RunPage(vm), Owner::Host, |own| {
+                    own.release_run_page(IDS[vm], Pfn(pfn))
+                });
             }
             Op::ReclaimForeign { vm, pfn } => {
                 // The id is right for no frame: the call is for a VM that owns nothing.
@@ -223,7 +301,10 @@ impl<'a> World<'a> {
         call: impl Fn(&Ownership<'a, Machine>) -> Result<(), Error>,
     ) {
         let allowed = self.owners.get(&pfn) == Some(&from);
-        assert_eq!(call(&self.own), if allowed { Ok(()) } else { Err(Error::Denied) });
+        assert_eq!(
+            call(&self.own),
+            if allowed { Ok(()) } else { Err(Error::Denied) }
+        );
         if allowed {
             self.owners.insert(pfn, to);
         }
@@ -237,16 +318,28 @@ impl<'a> World<'a> {
         };
         let _ = self.own.teardown(&mut self.vms[vm], budget);
         // Frames may come back as soon as teardown has begun.
-        let frames: Vec<_> = self.owners.iter().filter(|(_, o)| mine(o)).map(|(p, o)| (*p, *o)).collect();
+        let frames: Vec<_> = self
+            .owners
+            .iter()
+            .filter(|(_, o)| mine(o))
+            .map(|(p, o)| (*p, *o))
+            .collect();
         let mut done = 0;
         for (pfn, owner) in &frames {
             if done == 0 {
                 done = self.own.reclaim(IDS[vm], Pfn(*pfn), 1024).unwrap();
             }
             done -= 1;
-            let left = if matches!(owner, Owner::Lent(..)) { 0x1E27 } else { 0 };
+            let left = if matches!(owner, Owner::Lent(..)) {
+                0x1E27
+            } else {
+                0
+            };
             let words = self.setup.machine.words(Pfn(*pfn));
-            assert!(words.iter().all(|w| w.load(Ordering::Relaxed) == left), "{owner:?} {pfn:#x}");
+            assert!(
+                words.iter().all(|w| w.load(Ordering::Relaxed) == left),
+                "{owner:?} {pfn:#x}"
+            );
             self.owners.insert(*pfn, Owner::Host);
         }
         while self.own.teardown(&mut self.vms[vm], budget) == Err(Error::Again) {}
@@ -297,7 +390,10 @@ impl<'a> World<'a> {
             let pages = (leaf.pa >> 12)..((leaf.pa + leaf.size) >> 12);
             for (pfn, owner) in self.owners.range(pages) {
                 let hidden = matches!(owner, Owner::Core | Owner::Private(..));
-                assert!(!hidden && leaf.normal(), "the hostvisor reaches {pfn:#x}, {owner:?}");
+                assert!(
+                    !hidden && leaf.normal(),
+                    "the hostvisor reaches {pfn:#x}, {owner:?}"
+                );
                 let in_block = leaf.size > PAGE_SIZE && matches!(owner, Owner::Shared(..));
                 assert!(!in_block, "unsharing {pfn:#x} would need a split");
             }

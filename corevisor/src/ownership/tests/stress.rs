@@ -20,12 +20,12 @@ impl Random {
     }
 }
 
-fn mark<'a>(setup: &'a Setup, pfn: u64) -> &'a AtomicU64 {
+fn mark(setup: &Setup, pfn: u64) -> &AtomicU64 {
     &setup.machine.words(Pfn(pfn))[7]
 }
 
 fn cpu(setup: &Setup, own: &Ownership<'_, Machine>, id: u16) -> u64 {
-    let mut random = Random(u64::from(id) * 0x9E37_79B9_7F4A_7C15);
+    let mut random = Random(u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut moved = 0;
     for _ in 0..ROUNDS {
         let mut table = own.new_vm_table(id as u8).unwrap();
@@ -44,9 +44,16 @@ fn cpu(setup: &Setup, own: &Ownership<'_, Machine>, id: u16) -> u64 {
             }
         }
         for pfn in &mine {
-            assert_eq!(mark(setup, *pfn).swap(id.into(), Ordering::Relaxed), 0, "{pfn:#x}");
+            assert_eq!(
+                mark(setup, *pfn).swap(id.into(), Ordering::Relaxed),
+                0,
+                "{pfn:#x}"
+            );
             let page = ipa(*pfn - FIRST);
-            assert_eq!(table.walk(own.pool(), page).map(|m| m.pa), Some(Pfn(*pfn).base()));
+            assert_eq!(
+                table.walk(own.pool(), page).map(|m| m.pa),
+                Some(Pfn(*pfn).base())
+            );
             assert!(own.host_walk(Ipa(Pfn(*pfn).base().0)).is_none());
         }
         if let Some(pfn) = mine.first() {
@@ -57,7 +64,11 @@ fn cpu(setup: &Setup, own: &Ownership<'_, Machine>, id: u16) -> u64 {
         }
         while own.teardown(&mut table, 3) == Err(Error::Again) {}
         for pfn in &mine {
-            assert_eq!(mark(setup, *pfn).load(Ordering::Relaxed), id.into(), "{pfn:#x}");
+            assert_eq!(
+                mark(setup, *pfn).load(Ordering::Relaxed),
+                id.into(),
+                "{pfn:#x}"
+            );
             assert_eq!(own.reclaim(VmId(id), Pfn(*pfn), 1), Ok(1));
         }
         moved += mine.len() as u64;
@@ -88,17 +99,26 @@ fn cpus_contend_for_the_same_frames() {
     let moved: u64 = std::thread::scope(|scope| {
         let (setup, own) = (&setup, &own);
         let hosts = [(); 2].map(|()| scope.spawn(move || host(own)));
-        let cpus: Vec<_> = (1..=CPUS).map(|id| scope.spawn(move || cpu(setup, own, id))).collect();
+        let cpus: Vec<_> = (1..=CPUS)
+            .map(|id| scope.spawn(move || cpu(setup, own, id)))
+            .collect();
         let moved = cpus.into_iter().map(|thread| thread.join().unwrap()).sum();
         hosts.into_iter().for_each(|thread| thread.join().unwrap());
         moved
     });
-    assert!(moved > ROUNDS, "{moved} frames moved: no contention worth the name");
+    assert!(
+        moved > ROUNDS,
+        "{moved} frames moved: no contention worth the name"
+    );
     for pfn in FIRST..FIRST + FRAMES {
         assert_eq!(own.frames().entry(Pfn(pfn)), Some(Entry::HOST));
         assert_eq!(own.host_fault(ipa(pfn), 1), Ok(()));
     }
-    assert_eq!(own.pool().free_count(), free, "the hostvisor has its blocks again");
+    assert_eq!(
+        own.pool().free_count(),
+        free,
+        "the hostvisor has its blocks again"
+    );
     setup.machine.watch(own.host_regs());
     assert!(setup.machine.complaints().is_empty());
 }

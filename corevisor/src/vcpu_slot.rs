@@ -1,0 +1,170 @@
+//! vCPU slots: the lock around a vCPU's state, and what others may see of it without that lock.
+//!
+//! A slot serves one vCPU after another. Whatever is reached without the state's lock carries the
+//! handle of the VM it was meant for, so that a late-comer cannot touch the next tenant.
+
+use crate::vcpu::{BootEntry, Vcpu};
+use abi::Error;
+use abi::hypercall::VcpuStat;
+use core::sync::atomic::{AtomicU64, Ordering};
+use spin::{Mutex, MutexGuard};
+
+/// vCPU slots of the whole machine.
+pub const SLOTS: usize = 256;
+
+/// PSCI power state (DEN0022 §5.7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Power {
+    /// Off.
+    Off,
+    /// Asked to start; it comes up when the hostvisor runs it.
+    OnPending,
+    /// On.
+    On,
+}
+
+#[derive(Debug)]
+struct PowerState {
+    /// Handle of the tenant's VM; 0 for none.
+    vm: u64,
+    power: Power,
+    boot: BootEntry,
+}
+
+/// One slot.
+#[derive(Debug)]
+pub struct VcpuSlot {
+    taken: AtomicU64,
+    power: Mutex<PowerState>,
+    /// Which CPU's FP/SIMD registers hold the tenant's state: [`home`], or 0 for none.
+    fp_home: AtomicU64,
+    stats: [AtomicU64; VcpuStat::COUNT],
+    state: Mutex<Vcpu>,
+}
+
+const HOME_BITS: u32 = 4;
+const _: () = assert!(abi::MAX_CPUS < 1 << HOME_BITS);
+
+/// VM `vm`'s vCPU lives in CPU `cpu`, as a word that is never 0.
+fn home(vm: u64, cpu: usize) -> u64 {
+    vm << HOME_BITS | (cpu as u64).saturating_add(1)
+}
+
+impl VcpuSlot {
+    /// A free slot.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            taken: AtomicU64::new(0),
+            power: Mutex::new(PowerState {
+                vm: 0,
+                power: Power::Off,
+                boot: BootEntry::NOWHERE,
+            }),
+            fp_home: AtomicU64::new(0),
+            stats: [const { AtomicU64::new(0) }; VcpuStat::COUNT],
+            state: Mutex::new(Vcpu::EMPTY),
+        }
+    }
+
+    /// Claims the slot for a vCPU of VM `vm`; `None` if it is taken. The vCPU is off.
+    pub fn claim(&self, vm: u64) -> Option<MutexGuard<'_, Vcpu>> {
+        self.taken
+            .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
+            .ok()?;
+        // Nobody holds the state of a free slot for long.
+        let state = self.state.lock();
+        let mut power = self.power.lock();
+        power.vm = vm;
+        power.power = Power::Off;
+        Some(state)
+    }
+
+    /// Clears the state, secrets included, and frees the slot.
+    pub fn release(&self, mut state: MutexGuard<'_, Vcpu>) {
+        self.power.lock().vm = 0;
+        self.fp_home.store(0, Ordering::Release);
+        for stat in &self.stats {
+            stat.store(0, Ordering::Relaxed);
+        }
+        *state = Vcpu::EMPTY;
+        drop(state);
+        self.taken.store(0, Ordering::Release);
+    }
+
+    /// The state, or `Busy` while another CPU runs it or works on it.
+    pub fn try_lock(&self) -> Result<MutexGuard<'_, Vcpu>, Error> {
+        self.state.try_lock().ok_or(Error::Busy)
+    }
+
+    /// True if the FP/SIMD state of VM `vm`'s vCPU here is in CPU `cpu`'s registers. Changes only under
+    /// the state's lock.
+    pub fn is_fp_home(&self, vm: u64, cpu: usize) -> bool {
+        self.fp_home.load(Ordering::Acquire) == home(vm, cpu)
+    }
+
+    /// True if the FP/SIMD state is in memory.
+    pub fn fp_in_memory(&self) -> bool {
+        self.fp_home.load(Ordering::Acquire) == 0
+    }
+
+    /// The FP/SIMD state of `held`'s vCPU is in CPU `cpu`'s registers, or in memory for `None`.
+    pub fn set_fp_home(&self, held: &Vcpu, cpu: Option<usize>) {
+        self.fp_home
+            .store(cpu.map_or(0, |cpu| home(held.vm, cpu)), Ordering::Release);
+    }
+
+    /// Counts an event. Only the CPU that runs the vCPU counts.
+    pub fn count(&self, stat: VcpuStat) {
+        if let Some(n) = self.stats.get(stat as usize) {
+            n.store(n.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// A counter, by its number in [`VcpuStat`]; readable while the vCPU runs.
+    pub fn stat(&self, number: usize) -> Option<u64> {
+        Some(self.stats.get(number)?.load(Ordering::Relaxed))
+    }
+
+    /// The power state of VM `vm`'s vCPU, if the slot is still its.
+    pub fn power(&self, vm: u64) -> Option<Power> {
+        let state = self.power.lock();
+        (state.vm == vm).then_some(state.power)
+    }
+
+    /// Off → on pending at `boot`. Otherwise nothing changes and the answer is the state it is in,
+    /// `None` if the slot is no longer VM `vm`'s.
+    pub fn request_on(&self, vm: u64, boot: BootEntry) -> Result<(), Option<Power>> {
+        let mut state = self.power.lock();
+        match state.power {
+            _ if state.vm != vm => Err(None),
+            Power::Off => {
+                state.power = Power::OnPending;
+                state.boot = boot;
+                Ok(())
+            }
+            power => Err(Some(power)),
+        }
+    }
+
+    /// On pending → on, answering the entry. The caller holds the vCPU's state.
+    pub fn take_boot(&self, held: &Vcpu) -> Option<BootEntry> {
+        let mut state = self.power.lock();
+        if state.vm != held.vm || state.power != Power::OnPending {
+            return None;
+        }
+        state.power = Power::On;
+        Some(state.boot)
+    }
+
+    /// Its own CPU_OFF. The caller holds the vCPU's state, and so its slot.
+    pub fn power_off(&self, _held: &Vcpu) {
+        self.power.lock().power = Power::Off;
+    }
+}
+
+impl Default for VcpuSlot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
