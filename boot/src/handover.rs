@@ -18,7 +18,7 @@ use corevisor::frame_table::{FrameTable, RamRegion};
 use corevisor::ownership::Ownership;
 use corevisor::pool::Pool;
 use corevisor::restricted::{MAX_RESTRICTED, Restricted, RestrictedRegions};
-use corevisor::vcpu::{self, VcpuSlot};
+use corevisor::vcpu_slot::{self, VcpuSlot};
 use corevisor::vm::Vms;
 use corevisor::{host, idregs};
 use spin::Once;
@@ -31,7 +31,7 @@ const MAX_PIECES: usize = MAX_RAM + 4;
 static HARDWARE: Once<Hardware> = Once::new();
 static CORE: Once<Core<Hardware>> = Once::new();
 static VMS: Vms = Vms::new();
-static VCPUS: [VcpuSlot; vcpu::SLOTS] = [const { VcpuSlot::new() }; vcpu::SLOTS];
+static VCPUS: [VcpuSlot; vcpu_slot::SLOTS] = [const { VcpuSlot::new() }; vcpu_slot::SLOTS];
 
 /// Everything the corevisor starts from.
 pub(crate) struct Handover {
@@ -124,19 +124,32 @@ fn memory(handover: &Handover, hardware: &'static Hardware) -> Ownership<'static
     }
 }
 
-/// MMIO that the hostvisor must not have: what writes memory on its behalf. Its interrupts it keeps:
+/// What is not RAM to share out and not the hostvisor's either: memory that firmware keeps, and MMIO
+/// that writes memory. Its interrupts the hostvisor keeps:
 /// redistributors are readable, boot has woken them, and their SGI frames are all its own.
 fn restricted(info: &BootInfo) -> Result<RestrictedRegions, abi::Error> {
-    let none = Restricted { base: PhysAddr(0), size: 0, access: Access::None };
+    let none = Restricted {
+        base: PhysAddr(0),
+        size: 0,
+        access: Access::None,
+    };
     let mut list = [none; MAX_RESTRICTED];
     let mut count = 0;
     // Counts those without room too, so that they are noticed.
     let mut add = |base: u64, size: u64, access: Access| {
         if let Some(slot) = list.get_mut(count) {
-            *slot = Restricted { base: PhysAddr(base), size, access };
+            *slot = Restricted {
+                base: PhysAddr(base),
+                size,
+                access,
+            };
         }
         count += 1;
     };
+    // RAM that firmware keeps is in no frame table; without this it would pass for MMIO.
+    for range in info.reserved.iter().chain(info.withheld.iter()) {
+        add(range.start, range.size(), Access::None);
+    }
     match &info.gic {
         Gic::V3 {
             redistributors,
@@ -149,7 +162,11 @@ fn restricted(info: &BootInfo) -> Result<RestrictedRegions, abi::Error> {
             for frame in unsafe { redist::frames(redistributors) } {
                 add(frame.rd_base, redist::RD_SIZE, Access::ReadOnly);
                 if frame.virtual_lpis() {
-                    add(frame.rd_base + 2 * redist::RD_SIZE, 2 * redist::RD_SIZE, Access::None);
+                    add(
+                        frame.rd_base + 2 * redist::RD_SIZE,
+                        2 * redist::RD_SIZE,
+                        Access::None,
+                    );
                 }
             }
             for range in its.iter() {

@@ -5,7 +5,7 @@ use abi::{Ipa, Pfn, psci as numbers};
 use arch::el2::memory::{El2Memory, El2Tlb};
 use arch::el2::psci;
 use arch::hal::{Firmware, FrameWords, Memory, Stage2Regs, Tlb};
-use boot::info::BootInfo;
+use boot::info::{BootInfo, CpuStart};
 
 /// This machine.
 pub(crate) struct Hardware {
@@ -29,6 +29,10 @@ impl Memory for Hardware {
         self.memory.words(frame)
     }
 
+    fn clean(&self, frame: Pfn) {
+        self.memory.clean(frame);
+    }
+
     fn zero(&self, frame: Pfn) {
         self.memory.zero(frame);
     }
@@ -49,8 +53,10 @@ impl Tlb for Hardware {
 }
 
 impl Firmware for Hardware {
-    fn psci(&self, function: u32, _args: [u64; 3]) -> i64 {
+    fn psci(&self, function: u32) -> i64 {
         match function {
+            // Elsewhere an SMC would be UNDEFINED, or nobody's.
+            _ if self.info.cpu_start != CpuStart::PsciSmc => numbers::NOT_SUPPORTED,
             numbers::CPU_OFF => psci::cpu_off(),
             numbers::SYSTEM_OFF => psci::system_off(),
             numbers::SYSTEM_RESET => psci::system_reset(),
@@ -59,6 +65,9 @@ impl Firmware for Hardware {
     }
 
     fn start_cpu(&self, index: usize) -> i64 {
+        if self.info.cpu_start != CpuStart::PsciSmc {
+            return numbers::NOT_SUPPORTED;
+        }
         handover::start_cpu(self.info, index)
     }
 }

@@ -12,6 +12,8 @@ pub const MAX_RESERVED: usize = 32;
 pub const MAX_REDISTRIBUTORS: usize = 8;
 /// Most interrupt translation services.
 pub const MAX_ITS: usize = 8;
+/// Most other devices that are kept from the hostvisor.
+pub const MAX_WITHHELD: usize = 16;
 
 /// A CPU of the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -117,6 +119,9 @@ pub struct BootInfo {
     pub cpus_in_tree: usize,
     /// How to start them.
     pub cpu_start: CpuStart,
+    /// Devices that write memory where they are told to, and that nobody needs: QEMU's fw_cfg (its DMA
+    /// interface), SMMUs (their queues).
+    pub withheld: List<Range, MAX_WITHHELD>,
     /// The interrupt controller.
     pub gic: Gic,
     /// Timer interrupts.

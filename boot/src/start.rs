@@ -38,11 +38,12 @@ pub(crate) extern "C" fn boot_main(x0: u64, x2: u64, level: u64) -> ! {
         ));
     }
     check_firmware(&info);
-    if !matches!(info.gic, Gic::V3 { .. }) {
-        refuse(format_args!(
-            "a GICv3 is needed; the device tree names {:?}",
-            info.gic
-        ));
+    match info.gic {
+        Gic::V3 { .. } => {}
+        Gic::V2 { .. } => refuse(format_args!(
+            "a GICv3 is needed and this is a GICv2 (QEMU: -M virt,gic-version=3)"
+        )),
+        Gic::Unknown => refuse(format_args!("the device tree names no GICv3")),
     }
     let tree_range = Range::sized(address, tree.len() as u64);
     let plan = plan(&info, tree_range);
@@ -190,7 +191,7 @@ fn report(info: &BootInfo, plan: &Plan) {
     // In hundredths of a per cent; RAM is not zero: the image is in it.
     let share = reserved.saturating_mul(10_000) / info.ram_total.max(1);
     log!(
-        "{} CPUs, {} MB RAM, {} KB reserved by the core ({}.{:02} %)",
+        "CPUs: {}; RAM: {} MB, {} KB reserved by the core ({}.{:02} %)",
         info.cpus.len(),
         info.ram_total >> 20,
         reserved >> 10,

@@ -2,7 +2,7 @@
 //!
 //! Addresses below a bus whose `ranges` is not the identity are not translated.
 
-use crate::info::{BootInfo, Cpu, CpuStart, Gic, Timers, Uart};
+use crate::info::{BootInfo, Cpu, CpuStart, Gic, MAX_WITHHELD, Timers, Uart};
 use crate::ranges::{List, Range};
 use crate::tree_check::TreeError;
 use abi::{MAX_CPUS, PAGE_SIZE};
@@ -27,6 +27,8 @@ pub enum ParseError {
     NoRam,
     /// The CPU that runs is not in it.
     BootCpuUnknown(u64),
+    /// More devices to withhold than there is place for.
+    TooManyWithheld,
 }
 
 impl fmt::Display for ParseError {
@@ -37,6 +39,12 @@ impl fmt::Display for ParseError {
                     f,
                     "device tree is broken at byte {:#x}: {}",
                     error.offset, error.what
+                )
+            }
+            Self::TooManyWithheld => {
+                write!(
+                    f,
+                    "device tree has more than {MAX_WITHHELD} SMMUs and fw_cfgs"
                 )
             }
             Self::NoRam => f.write_str("device tree names no RAM"),
@@ -75,6 +83,7 @@ pub fn parse(tree: &[u8], boot_mpidr: u64) -> Result<BootInfo, ParseError> {
         info.cpu_start = psci(&fdt);
     }
     info.gic = gic(&fdt);
+    info.withheld = withheld(&fdt)?;
     info.timers = timers(&fdt);
     Ok(info)
 }
@@ -306,6 +315,25 @@ fn gic(fdt: &Fdt<'_>) -> Gic {
         hypervisor: next(),
         virtual_cpu_interface: next(),
     }
+}
+
+/// What [`BootInfo::withheld`] is made of.
+const WITHHELD: &[&str] = &[
+    "qemu,fw-cfg-mmio",
+    "arm,smmu-v3",
+    "arm,mmu-500",
+    "arm,smmu-v2",
+];
+
+fn withheld(fdt: &Fdt<'_>) -> Result<List<Range, MAX_WITHHELD>, ParseError> {
+    let mut list = List::default();
+    for node in fdt.all_nodes().filter(|&n| compatible(n, WITHHELD)) {
+        for range in reg(node) {
+            list.push(range.grown_to(PAGE_SIZE))
+                .map_err(|_| ParseError::TooManyWithheld)?;
+        }
+    }
+    Ok(list)
 }
 
 /// PPIs start at INTID 16.
