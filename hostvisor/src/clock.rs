@@ -18,7 +18,10 @@ pub fn set_boot(ticks: u64) {
 pub fn set_epoch(rtc: Region) {
     if let Some(rtc) = Mmio::map(rtc.base, rtc.size) {
         let now = u64::from(rtc.read32(0));
-        EPOCH.store(now.saturating_sub(hw::now() / hw::frequency()), Ordering::Relaxed);
+        EPOCH.store(
+            now.saturating_sub(hw::now() / hw::frequency()),
+            Ordering::Relaxed,
+        );
     }
 }
 

@@ -5,7 +5,7 @@ use crate::timer::SoftTimers;
 use crate::vm::VcpuRef;
 use crate::{gic, hw};
 use abi::MAX_CPUS;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::Mutex;
 
 /// One CPU. Only it writes the counters; others read them for statistics.
@@ -22,16 +22,14 @@ pub struct Cpu {
     /// What CNTP is armed for.
     armed: AtomicU64,
     timers: Mutex<SoftTimers<VcpuRef>>,
-    /// Ticks with a vCPU on it.
+    /// Ticks with a vCPU on it, up to the last one's leaving.
     pub guest_ticks: AtomicU64,
+    /// When the vCPU on it came; 0 while there is none.
+    pub guest_since: AtomicU64,
     /// Ticks asleep.
     pub idle_ticks: AtomicU64,
-    /// Ticks at the time it came online.
-    pub since: AtomicU64,
-    /// vCPUs taken from a queue.
-    pub switches: AtomicU64,
-    /// VM index << 8 | vCPU of the vCPU on it; `usize::MAX` if none.
-    pub current: AtomicUsize,
+    /// When it fell asleep; 0 while it is awake.
+    pub asleep_since: AtomicU64,
 }
 
 /// All CPUs; those beyond the machine's number are never online.
@@ -44,10 +42,9 @@ pub static CPUS: [Cpu; MAX_CPUS] = [const {
         armed: AtomicU64::new(u64::MAX),
         timers: Mutex::new(SoftTimers::new()),
         guest_ticks: AtomicU64::new(0),
+        guest_since: AtomicU64::new(0),
         idle_ticks: AtomicU64::new(0),
-        since: AtomicU64::new(0),
-        switches: AtomicU64::new(0),
-        current: AtomicUsize::new(usize::MAX),
+        asleep_since: AtomicU64::new(0),
     }
 }; MAX_CPUS];
 
@@ -57,7 +54,10 @@ pub static SCHEDULER: Scheduler<VcpuRef> = Scheduler::new();
 /// Adds to a counter that only this CPU writes.
 #[inline]
 pub fn count(counter: &AtomicU64, by: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+    counter.store(
+        counter.load(Ordering::Relaxed).wrapping_add(by),
+        Ordering::Relaxed,
+    );
 }
 
 /// CPU `index`, which is below [`MAX_CPUS`].
@@ -70,7 +70,10 @@ pub fn get(index: usize) -> &'static Cpu {
 /// Number of CPUs in their run loops; at least 1. CPUs come online in order.
 #[must_use]
 pub fn online() -> usize {
-    CPUS.iter().filter(|cpu| cpu.online.load(Ordering::Relaxed)).count().max(1)
+    CPUS.iter()
+        .filter(|cpu| cpu.online.load(Ordering::Relaxed))
+        .count()
+        .max(1)
 }
 
 /// Makes CPU `index` leave its guest, or its sleep, and look what is new. No-op for this CPU.
@@ -104,7 +107,9 @@ impl Cpu {
 
     /// Disarms all timers of VM instance `instance`. From any CPU.
     pub fn forget(&self, instance: u64) {
-        self.timers.lock().cancel_all(|vcpu| vcpu.vm.instance == instance);
+        self.timers
+            .lock()
+            .cancel_all(|vcpu| vcpu.vm.instance == instance);
     }
 
     /// Starts a slice of `ticks`, or none.
@@ -120,7 +125,8 @@ impl Cpu {
     /// True if a slice runs.
     #[must_use]
     pub fn has_slice(&self) -> bool {
-        self.slice_end.load(Ordering::Relaxed) != u64::MAX || self.slice_over.load(Ordering::Relaxed)
+        self.slice_end.load(Ordering::Relaxed) != u64::MAX
+            || self.slice_over.load(Ordering::Relaxed)
     }
 
     fn program(&self, timers: u64) {
@@ -150,7 +156,11 @@ impl Cpu {
                 None => break,
             }
         }
-        let next = self.timers.lock().next().min(self.slice_end.load(Ordering::Relaxed));
+        let next = self
+            .timers
+            .lock()
+            .next()
+            .min(self.slice_end.load(Ordering::Relaxed));
         self.armed.store(next, Ordering::Relaxed);
         hw::set_deadline(next);
     }

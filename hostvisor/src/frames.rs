@@ -32,7 +32,11 @@ impl Frames {
     /// None at all.
     #[must_use]
     pub const fn new() -> Self {
-        Self { buddy: FrameAllocator::new(), total: 0, free: 0 }
+        Self {
+            buddy: FrameAllocator::new(),
+            total: 0,
+            free: 0,
+        }
     }
 
     /// Adds the whole frames in `start..end` (bytes).
@@ -52,7 +56,8 @@ impl Frames {
     }
 
     fn give(&mut self, address: u64, frames: u64) {
-        self.buddy.dealloc((address >> PAGE_SHIFT) as usize, frames as usize);
+        self.buddy
+            .dealloc((address >> PAGE_SHIFT) as usize, frames as usize);
         self.free += frames;
     }
 

@@ -51,12 +51,18 @@ struct Redistributor {
 }
 
 static DISTRIBUTOR: Once<Mmio> = Once::new();
-static REDISTRIBUTORS: [Redistributor; MAX_CPUS] =
-    [const { Redistributor { frame: Once::new(), vtimer_active: AtomicBool::new(false) } }; MAX_CPUS];
+static REDISTRIBUTORS: [Redistributor; MAX_CPUS] = [const {
+    Redistributor {
+        frame: Once::new(),
+        vtimer_active: AtomicBool::new(false),
+    }
+}; MAX_CPUS];
 
 /// Sets the distributor up: all SPIs group 1 and disabled. False if its registers cannot be mapped.
 pub fn init(regions: &GicRegions) -> bool {
-    let Some(gicd) = Mmio::map(regions.distributor.base, regions.distributor.size) else { return false };
+    let Some(gicd) = Mmio::map(regions.distributor.base, regions.distributor.size) else {
+        return false;
+    };
     gicd.write32(GICD_CTLR, CTLR_ENABLE);
     while gicd.read32(GICD_CTLR) & CTLR_RWP != 0 {
         core::hint::spin_loop();
@@ -78,7 +84,9 @@ pub fn init(regions: &GicRegions) -> bool {
 pub fn find_redistributor(regions: &GicRegions, index: usize, mpidr: u64) -> bool {
     let affinity = (mpidr & 0xff_ffff) | (mpidr >> 32 & 0xff) << 24;
     for region in &regions.redistributors {
-        let Some(all) = Mmio::map(region.base, region.size) else { continue };
+        let Some(all) = Mmio::map(region.base, region.size) else {
+            continue;
+        };
         let mut at = 0;
         while at + 0x2_0000 <= region.size {
             let typer = all.read64(at + GICR_TYPER);
@@ -91,7 +99,11 @@ pub fn find_redistributor(regions: &GicRegions, index: usize, mpidr: u64) -> boo
             if typer & TYPER_LAST != 0 {
                 break;
             }
-            at += if typer & TYPER_VLPIS != 0 { 0x4_0000 } else { 0x2_0000 };
+            at += if typer & TYPER_VLPIS != 0 {
+                0x4_0000
+            } else {
+                0x2_0000
+            };
         }
     }
     false
@@ -120,18 +132,29 @@ fn write_private(index: usize, register: u64, value: u32) {
 
 /// Enables SPI `intid` and routes it to the CPU with affinity `mpidr`.
 pub fn enable_spi(intid: u32, mpidr: u64) {
-    let Some(gicd) = DISTRIBUTOR.get() else { return };
+    let Some(gicd) = DISTRIBUTOR.get() else {
+        return;
+    };
     gicd.write64(GICD_IROUTER + u64::from(intid) * 8, mpidr & 0xff_00ff_ffff);
-    gicd.write32(GICD_ISENABLER + u64::from(intid / 32) * 4, 1 << (intid % 32));
+    gicd.write32(
+        GICD_ISENABLER + u64::from(intid / 32) * 4,
+        1 << (intid % 32),
+    );
 }
 
 /// Makes the physical virtual-timer interrupt of this CPU active or not, if it is not so already.
 #[inline]
 pub fn set_vtimer_active(cpu: usize, active: bool) {
-    let Some(redistributor) = REDISTRIBUTORS.get(cpu) else { return };
+    let Some(redistributor) = REDISTRIBUTORS.get(cpu) else {
+        return;
+    };
     if redistributor.vtimer_active.load(Ordering::Relaxed) != active {
         redistributor.vtimer_active.store(active, Ordering::Relaxed);
-        let register = if active { GICR_ISACTIVER0 } else { GICR_ICACTIVER0 };
+        let register = if active {
+            GICR_ISACTIVER0
+        } else {
+            GICR_ICACTIVER0
+        };
         write_private(cpu, register, 1 << VTIMER);
     }
 }

@@ -121,7 +121,11 @@ impl Machine {
     /// Reads the machine's device tree.
     pub fn read(tree: &[u8]) -> Result<Self, Missing> {
         let fdt = Fdt::new(tree).map_err(|_| Missing::Tree)?;
-        let ram: Vec<_> = fdt.all_nodes().filter(|n| text(*n, "device_type") == Some("memory")).flat_map(regions).collect();
+        let ram: Vec<_> = fdt
+            .all_nodes()
+            .filter(|n| text(*n, "device_type") == Some("memory"))
+            .flat_map(regions)
+            .collect();
         let cpus: Vec<_> = fdt
             .all_nodes()
             .filter(|n| text(*n, "device_type") == Some("cpu"))
@@ -137,9 +141,15 @@ impl Machine {
         let bundle = chosen.and_then(|n| {
             let base = number(n, "linux,initrd-start")?;
             let end = number(n, "linux,initrd-end")?;
-            (end > base).then(|| Region { base, size: end - base })
+            (end > base).then(|| Region {
+                base,
+                size: end - base,
+            })
         });
-        let options = chosen.and_then(|n| text(n, "bootargs")).map(Options::read).unwrap_or_default();
+        let options = chosen
+            .and_then(|n| text(n, "bootargs"))
+            .map(Options::read)
+            .unwrap_or_default();
         let timer = fdt.find_compatible(&["arm,armv8-timer", "arm,armv7-timer"]);
         Ok(Self {
             ram,
@@ -149,10 +159,15 @@ impl Machine {
             // Order by the binding: secure, non-secure physical, virtual, hypervisor.
             timer: timer.and_then(|n| interrupt(n, 1)).unwrap_or(30),
             uart: uart(&fdt, chosen),
-            rtc: fdt.find_compatible(&["arm,pl031"]).and_then(|n| regions(n).first().copied()),
+            rtc: fdt
+                .find_compatible(&["arm,pl031"])
+                .and_then(|n| regions(n).first().copied()),
             bundle,
             options,
-            seed: chosen.and_then(|n| n.property("rng-seed")).map(|p| p.value.to_vec()).unwrap_or_default(),
+            seed: chosen
+                .and_then(|n| n.property("rng-seed"))
+                .map(|p| p.value.to_vec())
+                .unwrap_or_default(),
         })
     }
 
@@ -172,25 +187,44 @@ fn gic(fdt: &Fdt<'_>) -> Result<GicRegions, Missing> {
     if redistributors.is_empty() {
         return Err(Missing::Gic);
     }
-    Ok(GicRegions { distributor: *distributor, redistributors, maintenance: interrupt(node, 0) })
+    Ok(GicRegions {
+        distributor: *distributor,
+        redistributors,
+        maintenance: interrupt(node, 0),
+    })
 }
 
 fn uart(fdt: &Fdt<'_>, chosen: Option<FdtNode<'_, '_>>) -> Option<Uart> {
-    let named = chosen.and_then(|n| text(n, "stdout-path")).and_then(|path| {
-        let path = path.split(':').next().unwrap_or(path);
-        let is_alias = !path.starts_with('/');
-        let aliased = is_alias.then(|| fdt.find_node("/aliases").and_then(|n| text(n, path))).flatten();
-        fdt.find_node(aliased.unwrap_or(path))
-    });
-    let is_pl011 = |n: &FdtNode<'_, '_>| n.compatible().is_some_and(|c| c.all().any(|c| c == "arm,pl011"));
-    let node = named.filter(is_pl011).or_else(|| fdt.find_compatible(&["arm,pl011"]))?;
-    Some(Uart { registers: *regions(node).first()?, intid: interrupt(node, 0)? })
+    let named = chosen
+        .and_then(|n| text(n, "stdout-path"))
+        .and_then(|path| {
+            let path = path.split(':').next().unwrap_or(path);
+            let is_alias = !path.starts_with('/');
+            let aliased = is_alias
+                .then(|| fdt.find_node("/aliases").and_then(|n| text(n, path)))
+                .flatten();
+            fdt.find_node(aliased.unwrap_or(path))
+        });
+    let is_pl011 = |n: &FdtNode<'_, '_>| {
+        n.compatible()
+            .is_some_and(|c| c.all().any(|c| c == "arm,pl011"))
+    };
+    let node = named
+        .filter(is_pl011)
+        .or_else(|| fdt.find_compatible(&["arm,pl011"]))?;
+    Some(Uart {
+        registers: *regions(node).first()?,
+        intid: interrupt(node, 0)?,
+    })
 }
 
 fn reserved(fdt: &Fdt<'_>) -> Vec<Region> {
     let mut all: Vec<_> = fdt
         .memory_reservations()
-        .map(|r| Region { base: r.address() as usize as u64, size: r.size() as u64 })
+        .map(|r| Region {
+            base: r.address() as usize as u64,
+            size: r.size() as u64,
+        })
         .collect();
     if let Some(node) = fdt.find_node("/reserved-memory") {
         all.extend(node.children().flat_map(regions));
@@ -200,7 +234,11 @@ fn reserved(fdt: &Fdt<'_>) -> Vec<Region> {
 
 fn regions(node: FdtNode<'_, '_>) -> Vec<Region> {
     let all = node.reg().into_iter().flatten();
-    all.map(|r| Region { base: r.starting_address as usize as u64, size: r.size.unwrap_or(0) as u64 }).collect()
+    all.map(|r| Region {
+        base: r.starting_address as usize as u64,
+        size: r.size.unwrap_or(0) as u64,
+    })
+    .collect()
 }
 
 fn text<'a>(node: FdtNode<'_, 'a>, name: &str) -> Option<&'a str> {
@@ -221,9 +259,17 @@ fn number(node: FdtNode<'_, '_>, name: &str) -> Option<u64> {
 /// 4 has a partition last), type, number, flags.
 fn interrupt(node: FdtNode<'_, '_>, index: usize) -> Option<u32> {
     let cells = node.property("interrupts")?.value;
-    let width = if cells.len() % 16 == 0 && cells.len() % 12 != 0 { 16 } else { 12 };
+    let width = if cells.len() % 16 == 0 && cells.len() % 12 != 0 {
+        16
+    } else {
+        12
+    };
     let one = cells.chunks_exact(width).nth(index)?;
-    let cell = |n: usize| one.get(n * 4..n * 4 + 4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
+    let cell = |n: usize| {
+        one.get(n * 4..n * 4 + 4)
+            .and_then(|b| b.try_into().ok())
+            .map(u32::from_be_bytes)
+    };
     match (cell(0)?, cell(1)?) {
         (0, spi) => Some(32 + spi),
         (1, ppi) => Some(16 + ppi),
@@ -244,12 +290,18 @@ pub fn without(ram: &[Region], holes: &[Region]) -> Vec<Region> {
                 continue;
             }
             if hole.base > at {
-                left.push(Region { base: at, size: hole.base - at });
+                left.push(Region {
+                    base: at,
+                    size: hole.base - at,
+                });
             }
             at = hole.end();
         }
         if at < region.end() {
-            left.push(Region { base: at, size: region.end() - at });
+            left.push(Region {
+                base: at,
+                size: region.end() - at,
+            });
         }
     }
     left.sort_unstable_by_key(|r| r.base);
@@ -270,7 +322,8 @@ mod tests {
         w.property_u32("#size-cells", 2).unwrap();
         let n = w.begin_node("memory@40000000").unwrap();
         w.property_string("device_type", "memory").unwrap();
-        w.property_array_u64("reg", &[0x4000_0000, 0x8000_0000]).unwrap();
+        w.property_array_u64("reg", &[0x4000_0000, 0x8000_0000])
+            .unwrap();
         w.end_node(n).unwrap();
         let n = w.begin_node("cpus").unwrap();
         w.property_u32("#address-cells", 1).unwrap();
@@ -284,22 +337,29 @@ mod tests {
         w.end_node(n).unwrap();
         let n = w.begin_node("timer").unwrap();
         w.property_string("compatible", "arm,armv8-timer").unwrap();
-        w.property_array_u32("interrupts", &[1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4]).unwrap();
+        w.property_array_u32("interrupts", &[1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4])
+            .unwrap();
         w.end_node(n).unwrap();
         let n = w.begin_node("intc@8000000").unwrap();
         w.property_string("compatible", "arm,gic-v3").unwrap();
         w.property_u32("#redistributor-regions", 1).unwrap();
-        w.property_array_u64("reg", &[0x800_0000, 0x1_0000, 0x80a_0000, 0xf6_0000]).unwrap();
+        w.property_array_u64("reg", &[0x800_0000, 0x1_0000, 0x80a_0000, 0xf6_0000])
+            .unwrap();
         w.property_array_u32("interrupts", &[1, 9, 4]).unwrap();
         w.end_node(n).unwrap();
         let n = w.begin_node("pl011@9000000").unwrap();
-        w.property_string_list("compatible", ["arm,pl011".into(), "arm,primecell".into()].to_vec()).unwrap();
+        w.property_string_list(
+            "compatible",
+            ["arm,pl011".into(), "arm,primecell".into()].to_vec(),
+        )
+        .unwrap();
         w.property_array_u64("reg", &[0x900_0000, 0x1000]).unwrap();
         w.property_array_u32("interrupts", &[0, 1, 4]).unwrap();
         w.end_node(n).unwrap();
         let n = w.begin_node("chosen").unwrap();
         w.property_string("stdout-path", "/pl011@9000000").unwrap();
-        w.property_string("bootargs", "exit-when-idle console=web quiet").unwrap();
+        w.property_string("bootargs", "exit-when-idle console=web quiet")
+            .unwrap();
         w.property_u32("linux,initrd-start", 0x4800_0000).unwrap();
         w.property_u64("linux,initrd-end", 0x4800_1234).unwrap();
         w.end_node(n).unwrap();
@@ -310,15 +370,39 @@ mod tests {
     #[test]
     fn reads_what_virt_tells() {
         let m = Machine::read(&virt(4)).unwrap();
-        assert_eq!(m.ram, [Region { base: 0x4000_0000, size: 0x8000_0000 }]);
+        assert_eq!(
+            m.ram,
+            [Region {
+                base: 0x4000_0000,
+                size: 0x8000_0000
+            }]
+        );
         assert_eq!(m.cpus, [0, 1, 2, 3]);
         assert_eq!((m.timer, m.gic.maintenance), (30, Some(25)));
         assert_eq!(m.gic.distributor.base, 0x800_0000);
-        assert_eq!(m.gic.redistributors, [Region { base: 0x80a_0000, size: 0xf6_0000 }]);
+        assert_eq!(
+            m.gic.redistributors,
+            [Region {
+                base: 0x80a_0000,
+                size: 0xf6_0000
+            }]
+        );
         let uart = m.uart.unwrap();
         assert_eq!((uart.registers.base, uart.intid), (0x900_0000, 33));
-        assert_eq!(m.bundle, Some(Region { base: 0x4800_0000, size: 0x1234 }));
-        assert_eq!(m.options, Options { exit_when_idle: true, console: Some("web".into()) });
+        assert_eq!(
+            m.bundle,
+            Some(Region {
+                base: 0x4800_0000,
+                size: 0x1234
+            })
+        );
+        assert_eq!(
+            m.options,
+            Options {
+                exit_when_idle: true,
+                console: Some("web".into())
+            }
+        );
     }
 
     #[test]

@@ -92,7 +92,9 @@ impl RunState {
     /// Off → Runnable, to be queued by the caller. False if it was not off.
     pub fn power_on(&self, cpu: usize) -> bool {
         let off = |word| (word & PHASE == Phase::Off as u32).then_some(pack(Phase::Runnable, cpu));
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, off).is_ok()
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, off)
+            .is_ok()
     }
 
     /// Runnable → Running on `cpu`; forgets kicks, so look at the vGIC afterwards. By the CPU that took it
@@ -111,7 +113,9 @@ impl RunState {
     /// Running → Blocked. False if it has been kicked: it goes on running. By the runner.
     pub fn try_block(&self, cpu: usize) -> bool {
         let (from, to) = (pack(Phase::Running, cpu), pack(Phase::Blocked, cpu));
-        self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.0
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     /// Running → Runnable, to be queued by the caller, the runner.
@@ -130,11 +134,20 @@ impl RunState {
         loop {
             let blocked = word & PHASE == Phase::Blocked as u32;
             let cpu = (word >> CPU_SHIFT) as usize % MAX_CPUS;
-            let new = if blocked { pack(Phase::Runnable, cpu) } else { word | KICK };
-            match self.0.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Relaxed) {
+            let new = if blocked {
+                pack(Phase::Runnable, cpu)
+            } else {
+                word | KICK
+            };
+            match self
+                .0
+                .compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Relaxed)
+            {
                 Ok(_) if blocked => return Kick::Enqueue(cpu),
                 // A kick that is still there has had its SGI.
-                Ok(_) if word & (PHASE | KICK) == Phase::Running as u32 => return Kick::Interrupt(cpu),
+                Ok(_) if word & (PHASE | KICK) == Phase::Running as u32 => {
+                    return Kick::Interrupt(cpu);
+                }
                 Ok(_) => return Kick::Nothing,
                 Err(now) => word = now,
             }
@@ -175,9 +188,16 @@ impl<T> Scheduler<T> {
     /// Empty queues.
     #[must_use]
     pub const fn new() -> Self {
-        let queues =
-            [const { Queue { tasks: Mutex::new(VecDeque::new()), length: AtomicUsize::new(0) } }; MAX_CPUS];
-        Self { queues, idle: AtomicU32::new(0) }
+        let queues = [const {
+            Queue {
+                tasks: Mutex::new(VecDeque::new()),
+                length: AtomicUsize::new(0),
+            }
+        }; MAX_CPUS];
+        Self {
+            queues,
+            idle: AtomicU32::new(0),
+        }
     }
 
     fn queue(&self, cpu: usize) -> &Queue<T> {
@@ -194,15 +214,11 @@ impl<T> Scheduler<T> {
             tasks.push_back(task);
             queue.length.fetch_add(1, Ordering::SeqCst)
         };
-        if was_idle || before == 0 { Placed::Notify(target) } else { Placed::Quiet }
-    }
-
-    /// Queues the task that `cpu` has just run behind the others there.
-    pub fn requeue(&self, task: T, cpu: usize) {
-        let queue = self.queue(cpu);
-        let mut tasks = queue.tasks.lock();
-        tasks.push_back(task);
-        queue.length.fetch_add(1, Ordering::SeqCst);
+        if was_idle || before == 0 {
+            Placed::Notify(target)
+        } else {
+            Placed::Quiet
+        }
     }
 
     /// Chooses a CPU; an idle one is taken out of the idle set, so that the next task goes elsewhere.
@@ -210,7 +226,11 @@ impl<T> Scheduler<T> {
         let mut idle = self.idle.load(Ordering::SeqCst);
         while idle != 0 {
             let home_bit = idle & 1 << (home % MAX_CPUS);
-            let bit = if home_bit != 0 { home_bit } else { idle & idle.wrapping_neg() };
+            let bit = if home_bit != 0 {
+                home_bit
+            } else {
+                idle & idle.wrapping_neg()
+            };
             let before = self.idle.fetch_and(!bit, Ordering::SeqCst);
             if before & bit != 0 {
                 return (bit.trailing_zeros() as usize, true);
@@ -251,7 +271,10 @@ impl<T> Scheduler<T> {
     /// Announces that `cpu` is going to sleep. False if there is work after all: do not sleep.
     pub fn enter_idle(&self, cpu: usize) -> bool {
         self.idle.fetch_or(1 << (cpu % MAX_CPUS), Ordering::SeqCst);
-        let work = self.queues.iter().any(|q| q.length.load(Ordering::SeqCst) != 0);
+        let work = self
+            .queues
+            .iter()
+            .any(|q| q.length.load(Ordering::SeqCst) != 0);
         if work {
             self.leave_idle(cpu);
         }
@@ -260,7 +283,8 @@ impl<T> Scheduler<T> {
 
     /// `cpu` is awake again.
     pub fn leave_idle(&self, cpu: usize) {
-        self.idle.fetch_and(!(1 << (cpu % MAX_CPUS)), Ordering::SeqCst);
+        self.idle
+            .fetch_and(!(1 << (cpu % MAX_CPUS)), Ordering::SeqCst);
     }
 }
 

@@ -26,12 +26,17 @@ impl Seeds {
             hasher.write(machine);
             hasher.finish()
         };
-        Self { key: (machine.len() >= 16).then(|| (half(0), half(1))), used: 0 }
+        Self {
+            key: (machine.len() >= 16).then(|| (half(0), half(1))),
+            used: 0,
+        }
     }
 
     /// A new guest's seed; empty if there is none.
     pub fn draw(&mut self) -> alloc::vec::Vec<u8> {
-        let Some((k0, k1)) = self.key else { return alloc::vec::Vec::new() };
+        let Some((k0, k1)) = self.key else {
+            return alloc::vec::Vec::new();
+        };
         self.used += 1;
         let mut bytes = alloc::vec::Vec::with_capacity(BYTES);
         for word in 0..BYTES as u64 / 8 {

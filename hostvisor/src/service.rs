@@ -15,7 +15,19 @@ use spin::Mutex;
 static ASKED: AtomicBool = AtomicBool::new(false);
 /// Management has more to do.
 static BUSY: AtomicBool = AtomicBool::new(false);
-static COMMANDS: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+/// Most bytes kept that were typed while a command ran.
+const TYPED_AHEAD: usize = 4096;
+
+/// What was typed and not yet looked at, and the command that was typed before that.
+struct Input {
+    bytes: VecDeque<u8>,
+    command: Option<String>,
+}
+
+static INPUT: Mutex<Input> = Mutex::new(Input {
+    bytes: VecDeque::new(),
+    command: None,
+});
 static MANAGER: Mutex<Option<Manager>> = Mutex::new(None);
 
 /// Starts management.
@@ -44,12 +56,26 @@ pub fn has_work() -> bool {
 
 /// The UART's interrupt: hands what was typed to the console.
 pub fn receive() {
-    while let Some(byte) = uart::receive() {
+    let mut input = INPUT.lock();
+    uart::receive(|byte| {
+        if input.bytes.len() < TYPED_AHEAD {
+            input.bytes.push_back(byte);
+        }
+    });
+    hand_over(&mut input);
+}
+
+/// Hands bytes to the console as far as the next command: what follows may be meant for a guest whose
+/// console that command attaches.
+fn hand_over(input: &mut Input) {
+    while input.command.is_none()
+        && let Some(byte) = input.bytes.pop_front()
+    {
         match console::receive(byte) {
             Event::None => {}
             Event::Guest(vm) => give_input(vm),
             Event::Command(line) => {
-                COMMANDS.lock().push_back(line);
+                input.command = Some(line);
                 ask();
             }
         }
@@ -73,13 +99,19 @@ pub fn turn() {
     }
     ASKED.store(false, Ordering::SeqCst);
     let mut guard = MANAGER.lock();
-    let Some(manager) = guard.as_mut() else { return };
-    let command = COMMANDS.lock().pop_front();
-    if let Some(line) = command {
-        shell::run(&line, manager);
-        if !COMMANDS.lock().is_empty() {
-            ask();
-        }
+    let Some(manager) = guard.as_mut() else {
+        return;
+    };
+    let command = INPUT.lock().command.clone();
+    if let Some(line) = &command {
+        shell::run(line, manager);
     }
     BUSY.store(manager.step(), Ordering::Relaxed);
+    // Without the manager: what was typed may be for a guest.
+    drop(guard);
+    if command.is_some() {
+        let mut input = INPUT.lock();
+        input.command = None;
+        hand_over(&mut input);
+    }
 }

@@ -33,7 +33,10 @@ pub fn first(boot: BootInfo) -> ! {
     // RAM first: what is RAM is never mapped as a device.
     for ram in &machine.ram {
         if !hw::map_ram(ram.base, ram.end()) {
-            hw::fatal(format_args!("no page tables left for RAM at {:#x}", ram.base));
+            hw::fatal(format_args!(
+                "no page tables left for RAM at {:#x}",
+                ram.base
+            ));
         }
     }
     if let Some(registers) = &machine.uart {
@@ -46,7 +49,12 @@ pub fn first(boot: BootInfo) -> ! {
         clock::set_epoch(rtc);
     }
     let abi = core_info(CoreInfo::AbiVersion);
-    info!("Cloister hostvisor {} (ABI {}.{})", env!("CARGO_PKG_VERSION"), abi >> 16, abi & 0xffff);
+    info!(
+        "Cloister hostvisor {} (ABI {}.{})",
+        env!("CARGO_PKG_VERSION"),
+        abi >> 16,
+        abi & 0xffff
+    );
     let reserved = memory(&machine, &boot);
     controller(&machine);
     start_cpus(&machine);
@@ -69,7 +77,9 @@ fn core_info(which: CoreInfo) -> u64 {
 fn read_machine(boot: &BootInfo) -> Result<Machine, &'static str> {
     // FDT header: magic, totalsize, big-endian.
     let header = hw::boot_bytes(boot.fdt, 8).ok_or("the device tree cannot be read")?;
-    let size = header.last_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+    let size = header
+        .last_chunk()
+        .map_or(0, |bytes| u32::from_be_bytes(*bytes));
     let tree = hw::boot_bytes(boot.fdt, u64::from(size)).ok_or("the device tree cannot be read")?;
     Machine::read(tree).map_err(|missing| missing.as_str())
 }
@@ -77,21 +87,39 @@ fn read_machine(boot: &BootInfo) -> Result<Machine, &'static str> {
 /// Makes everything the frame pool that nobody else has.
 fn memory(machine: &Machine, boot: &BootInfo) -> Reserved {
     let core = hw::boot_words(boot.core_regions, boot.core_region_count * 2).unwrap_or_default();
-    let mut holes: Vec<Region> = core.chunks_exact(2).map(|pair| Region { base: pair[0], size: pair[1] }).collect();
-    holes.push(Region { base: boot.image, size: boot.reserved });
+    let mut holes: Vec<Region> = core
+        .chunks_exact(2)
+        .map(|pair| Region {
+            base: pair[0],
+            size: pair[1],
+        })
+        .collect();
+    holes.push(Region {
+        base: boot.image,
+        size: boot.reserved,
+    });
     holes.extend(&machine.reserved);
     holes.extend(&machine.bundle);
     // The tree and the array behind it have been, or are just being, read: a page each side is kept too.
     let list_end = boot.core_regions + boot.core_region_count * 16;
-    holes.push(Region { base: boot.fdt, size: list_end.saturating_sub(boot.fdt).max(PAGE_SIZE) });
+    holes.push(Region {
+        base: boot.fdt,
+        size: list_end.saturating_sub(boot.fdt).max(PAGE_SIZE),
+    });
     let heap = add_heap(&without(&machine.ram, &holes), machine.ram_bytes());
     holes.extend(heap);
     let mut frames = FRAMES.lock();
     for region in without(&machine.ram, &holes) {
         // Stage 1 maps whole 2 MiB blocks of RAM only.
-        let ram = machine.ram.iter().find(|r| r.base <= region.base && region.end() <= r.end());
+        let ram = machine
+            .ram
+            .iter()
+            .find(|r| r.base <= region.base && region.end() <= r.end());
         let Some(ram) = ram else { continue };
-        let start = region.base.max(ram.base.next_multiple_of(2 << 20)).next_multiple_of(PAGE_SIZE);
+        let start = region
+            .base
+            .max(ram.base.next_multiple_of(2 << 20))
+            .next_multiple_of(PAGE_SIZE);
         let end = region.end().min(ram.end() & !((2 << 20) - 1)) & !(PAGE_SIZE - 1);
         if start < end {
             if hw::pool_add(start, end) {
@@ -101,7 +129,10 @@ fn memory(machine: &Machine, boot: &BootInfo) -> Reserved {
             }
         }
     }
-    let (ram, kept) = (core_info(CoreInfo::RamFrames) * PAGE_SIZE, core_info(CoreInfo::CoreFrames) * PAGE_SIZE);
+    let (ram, kept) = (
+        core_info(CoreInfo::RamFrames) * PAGE_SIZE,
+        core_info(CoreInfo::CoreFrames) * PAGE_SIZE,
+    );
     let ram = if ram == 0 { machine.ram_bytes() } else { ram };
     info!(
         "memory: {} MB, corevisor {} KB ({}.{:02} %), free for VMs {} MB",
@@ -120,7 +151,10 @@ fn add_heap(free: &[Region], ram: u64) -> Option<Region> {
     let size = HEAP.min(ram / 64) & !(BLOCK - 1);
     let region = free
         .iter()
-        .map(|r| Region { base: r.base.next_multiple_of(BLOCK), size })
+        .map(|r| Region {
+            base: r.base.next_multiple_of(BLOCK),
+            size,
+        })
         .find(|h| size != 0 && free.iter().any(|r| r.base <= h.base && h.end() <= r.end()))?;
     hw::heap_add(region.base, region.size).then_some(region)
 }
@@ -135,8 +169,15 @@ fn controller(machine: &Machine) {
             error!("CPU {index}: no GIC redistributor for MPIDR {mpidr:#x}");
         }
     }
-    let ppis = [Some(machine.timer), Some(gic::VTIMER), machine.gic.maintenance];
-    let mask = ppis.iter().flatten().fold(0, |mask, &ppi| mask | 1u32.unbounded_shl(ppi));
+    let ppis = [
+        Some(machine.timer),
+        Some(gic::VTIMER),
+        machine.gic.maintenance,
+    ];
+    let mask = ppis
+        .iter()
+        .flatten()
+        .fold(0, |mask, &ppi| mask | 1u32.unbounded_shl(ppi));
     PPIS.store(mask, Ordering::Relaxed);
     interrupts::set_timer(machine.timer);
     let lists = core_info(CoreInfo::ListRegisters);
@@ -152,7 +193,6 @@ fn init_cpu(index: usize) {
     hw::timer_init();
     gic::init_cpu(index, PPIS.load(Ordering::Relaxed));
     let this = cpu::get(index);
-    this.since.store(hw::now(), Ordering::Relaxed);
     this.online.store(true, Ordering::Release);
 }
 
@@ -178,7 +218,12 @@ fn start_cpus(machine: &Machine) {
         }
     }
     let frequency = hw::frequency();
-    info!("CPUs: {} of {} online, counter {} kHz", cpu::online(), machine.cpus.len(), frequency / 1000);
+    info!(
+        "CPUs: {} of {} online, counter {} kHz",
+        cpu::online(),
+        machine.cpus.len(),
+        frequency / 1000
+    );
     if machine.cpus.len() > MAX_CPUS {
         warn!("only {MAX_CPUS} CPUs are used");
     }
@@ -206,7 +251,12 @@ fn read_bundle(machine: &Machine, reserved: Reserved) -> Manager {
             bundle.vms
         }
     };
-    let manager = Manager::new(entries, machine.options.clone(), Seeds::new(&machine.seed), reserved);
+    let manager = Manager::new(
+        entries,
+        machine.options.clone(),
+        Seeds::new(&machine.seed),
+        reserved,
+    );
     let names = manager.names();
     let first = match machine.options.console.as_deref() {
         Some("shell") => First::Shell,
@@ -247,8 +297,11 @@ fn sleep(me: usize) {
     if me == 0 && service::has_work() || !cpu::SCHEDULER.enter_idle(me) {
         return;
     }
+    let this = cpu::get(me);
     let start = hw::now();
+    this.asleep_since.store(start, Ordering::Relaxed);
     hw::wait_for_interrupt();
     cpu::SCHEDULER.leave_idle(me);
-    cpu::count(&cpu::get(me).idle_ticks, hw::now().wrapping_sub(start));
+    this.asleep_since.store(0, Ordering::Relaxed);
+    cpu::count(&this.idle_ticks, hw::now().wrapping_sub(start));
 }

@@ -27,14 +27,23 @@ impl<T> SoftTimers<T> {
     /// No timers.
     #[must_use]
     pub const fn new() -> Self {
-        Self { entries: Vec::new() }
+        Self {
+            entries: Vec::new(),
+        }
     }
 
     /// Arms timer `key` for `deadline`, wherever it was before.
     pub fn arm(&mut self, key: u64, deadline: u64, what: T) {
         self.cancel(key);
         let at = self.entries.partition_point(|e| e.deadline > deadline);
-        self.entries.insert(at, Entry { deadline, key, what });
+        self.entries.insert(
+            at,
+            Entry {
+                deadline,
+                key,
+                what,
+            },
+        );
     }
 
     /// Disarms timer `key`; answers what it was for.

@@ -7,6 +7,7 @@ use spin::{Mutex, Once};
 
 const DR: u64 = 0x0;
 const FR: u64 = 0x18;
+const CR: u64 = 0x30;
 const IMSC: u64 = 0x38;
 const ICR: u64 = 0x44;
 /// UARTFR.RXFE.
@@ -20,9 +21,15 @@ const RX_INTERRUPTS: u32 = 1 << 4 | 1 << 6;
 static UART: Once<(Mmio, u32)> = Once::new();
 static TURN: Mutex<()> = Mutex::new(());
 
+/// UARTCR: UARTEN, TXE, RXE.
+const ENABLE: u32 = 1 | 1 << 8 | 1 << 9;
+
 /// Takes the UART over as firmware set it up (rate and format stay).
 pub fn init(uart: &machine::Uart) -> bool {
-    let Some(registers) = Mmio::map(uart.registers.base, uart.registers.size) else { return false };
+    let Some(registers) = Mmio::map(uart.registers.base, uart.registers.size) else {
+        return false;
+    };
+    registers.write32(CR, registers.read32(CR) | ENABLE);
     UART.call_once(|| (registers, uart.intid));
     hw::set_panic_output(registers);
     true
@@ -43,7 +50,9 @@ pub fn intid() -> Option<u32> {
 
 /// Sends `bytes` as they are.
 pub fn write(bytes: &[u8]) {
-    let Some(&(registers, _)) = UART.get() else { return };
+    let Some(&(registers, _)) = UART.get() else {
+        return;
+    };
     let _turn = TURN.lock();
     for &byte in bytes {
         while registers.read32(FR) & TX_FULL != 0 {
@@ -53,14 +62,16 @@ pub fn write(bytes: &[u8]) {
     }
 }
 
-/// The next received byte. On CPU 0 only.
-pub fn receive() -> Option<u8> {
-    let &(registers, _) = UART.get()?;
-    if registers.read32(FR) & RX_EMPTY != 0 {
-        registers.write32(ICR, RX_INTERRUPTS);
-        return None;
+/// Gives all received bytes to `take`. On CPU 0 only.
+pub fn receive(mut take: impl FnMut(u8)) {
+    let Some(&(registers, _)) = UART.get() else {
+        return;
+    };
+    // Cleared first: a byte that comes after the last look raises the interrupt again.
+    registers.write32(ICR, RX_INTERRUPTS);
+    while registers.read32(FR) & RX_EMPTY == 0 {
+        take((registers.read32(DR) & 0xff) as u8);
     }
-    Some((registers.read32(DR) & 0xff) as u8)
 }
 
 /// For `write!` before the console is up.

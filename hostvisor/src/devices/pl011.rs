@@ -98,7 +98,7 @@ impl Pl011 {
             RIS => self.ris,
             MIS => self.ris & self.imsc,
             DMACR => self.dmacr,
-            ID_FIRST..0x1000 if offset % 4 == 0 => IDS
+            ID_FIRST..0x1000 if offset.is_multiple_of(4) => IDS
                 .get(((offset - ID_FIRST) / 4) as usize)
                 .copied()
                 .unwrap_or(0)

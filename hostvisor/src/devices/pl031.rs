@@ -49,7 +49,7 @@ impl Pl031 {
             IMSC => self.unmasked.into(),
             RIS => self.raised.into(),
             MIS => self.irq_level().into(),
-            ID_FIRST..0x1000 if offset % 4 == 0 => IDS
+            ID_FIRST..0x1000 if offset.is_multiple_of(4) => IDS
                 .get(((offset - ID_FIRST) / 4) as usize)
                 .copied()
                 .unwrap_or(0)

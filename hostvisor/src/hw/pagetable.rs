@@ -15,6 +15,8 @@ const BLOCK_1G: u64 = 1 << 30;
 const VALID: u64 = 1 << 0;
 /// Bit 1: a table at levels 0–2, a page at level 3.
 const TABLE_OR_PAGE: u64 = 1 << 1;
+/// An invalid entry that stays so; hardware ignores all its bits but bit 0.
+const GUARD: u64 = 1 << 1;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
 const ATTR_NORMAL: u64 = 0 << 2;
@@ -31,6 +33,8 @@ pub const MAIR: u64 = 0x04ff;
 /// What a mapping is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
+    /// Nothing, and nothing is ever mapped here later: a guard page.
+    Guard,
     /// Instructions: read, execute.
     Text,
     /// Constants: read.
@@ -42,10 +46,19 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The leaf entry for output address `at`; `page` if it is one of level 3.
+    const fn leaf(self, at: u64, page: bool) -> u64 {
+        match self {
+            Self::Guard => GUARD,
+            _ => at | self.attributes() | VALID | if page { TABLE_OR_PAGE } else { 0 },
+        }
+    }
+
     const fn attributes(self) -> u64 {
         ACCESSED
             | UXN
             | match self {
+                Self::Guard => READ_ONLY | PXN,
                 Self::Text => ATTR_NORMAL | INNER_SHAREABLE | READ_ONLY,
                 Self::Constant => ATTR_NORMAL | INNER_SHAREABLE | READ_ONLY | PXN,
                 Self::Data => ATTR_NORMAL | INNER_SHAREABLE | PXN,
@@ -84,7 +97,10 @@ impl PageTables {
     /// An empty address space.
     #[must_use]
     pub const fn new() -> Self {
-        Self { tables: [Table([0; ENTRIES]); TABLES], used: 0 }
+        Self {
+            tables: [Table([0; ENTRIES]); TABLES],
+            used: 0,
+        }
     }
 
     /// Address of the root table, for TTBR0_EL1.
@@ -95,7 +111,8 @@ impl PageTables {
 
     /// Maps `start..end` onto itself in the largest blocks that fit.
     pub fn map(&mut self, start: u64, end: u64, kind: Kind) -> Result<(), MapError> {
-        if start >= end || !start.is_multiple_of(PAGE) || !end.is_multiple_of(PAGE) || end > 1 << 48 {
+        if start >= end || !start.is_multiple_of(PAGE) || !end.is_multiple_of(PAGE) || end > 1 << 48
+        {
             return Err(MapError::BadRange);
         }
         let mut at = start;
@@ -113,10 +130,9 @@ impl PageTables {
             let index = (at >> (39 - 9 * level)) as usize % ENTRIES;
             let whole = at.is_multiple_of(size) && end - at >= size;
             let entry = self.tables[table].0[index];
-            if entry & VALID == 0 {
+            if entry == 0 {
                 if whole && (size == BLOCK_1G || size == BLOCK_2M || size == PAGE) {
-                    let leaf = if size == PAGE { TABLE_OR_PAGE } else { 0 };
-                    self.tables[table].0[index] = at | kind.attributes() | VALID | leaf;
+                    self.tables[table].0[index] = kind.leaf(at, size == PAGE);
                     return Ok(size);
                 }
                 let new = self.used + 1;
@@ -126,7 +142,7 @@ impl PageTables {
                 self.used += 1;
                 self.tables[table].0[index] = self.address_of(new) | VALID | TABLE_OR_PAGE;
                 table = new;
-            } else if level == 3 || entry & TABLE_OR_PAGE == 0 {
+            } else if level == 3 || entry & VALID == 0 || entry & TABLE_OR_PAGE == 0 {
                 // Already mapped: leave it, go on behind it.
                 return Ok((size - at % size).min(end - at));
             } else {
@@ -160,7 +176,10 @@ mod tests {
                 return None;
             }
             if level == 3 || entry & TABLE_OR_PAGE == 0 {
-                return Some(((entry & ADDRESS & !(size - 1)) + at % size, entry & !ADDRESS));
+                return Some((
+                    (entry & ADDRESS & !(size - 1)) + at % size,
+                    entry & !ADDRESS,
+                ));
             }
             table = tables.index_of(entry & ADDRESS);
         }
@@ -173,7 +192,14 @@ mod tests {
         t.map(0x4020_0000, 0x4020_3000, Kind::Text).unwrap();
         t.map(0x4000_0000, 0x10_4000_0000, Kind::Data).unwrap();
         t.map(0x0900_0000, 0x0900_1000, Kind::Device).unwrap();
-        for at in [0x4000_0000, 0x4020_0008, 0x4020_3000, 0x7fff_fff8, 0x10_3fff_fff8, 0x0900_0018] {
+        for at in [
+            0x4000_0000,
+            0x4020_0008,
+            0x4020_3000,
+            0x7fff_fff8,
+            0x10_3fff_fff8,
+            0x0900_0018,
+        ] {
             assert_eq!(walk(&t, at).unwrap().0, at);
         }
         for at in [0, 0x3fff_fff8, 0x10_4000_0000, 0x0900_1000, 0x08ff_fff8] {
@@ -191,11 +217,36 @@ mod tests {
     }
 
     #[test]
+    fn a_guard_page_stays_unmapped() {
+        let mut t = Box::new(PageTables::new());
+        t.map(0x4020_1000, 0x4020_2000, Kind::Guard).unwrap();
+        t.map(0x4060_0000, 0x4080_0000, Kind::Guard).unwrap();
+        t.map(0x4000_0000, 0x8000_0000, Kind::Data).unwrap();
+        for (at, mapped) in [
+            (0x4020_0ff8, true),
+            (0x4020_1000, false),
+            (0x4020_2000, true),
+        ] {
+            assert_eq!(walk(&t, at).is_some(), mapped, "{at:#x}");
+        }
+        for (at, mapped) in [
+            (0x405f_fff8, true),
+            (0x4070_0000, false),
+            (0x4080_0000, true),
+        ] {
+            assert_eq!(walk(&t, at).is_some(), mapped, "{at:#x}");
+        }
+    }
+
+    #[test]
     fn a_later_mapping_does_not_change_an_earlier_one() {
         let mut t = Box::new(PageTables::new());
         t.map(0x4020_0000, 0x4020_1000, Kind::Text).unwrap();
         t.map(0x4000_0000, 0x8000_0000, Kind::Data).unwrap();
-        assert_eq!(walk(&t, 0x4020_0000).unwrap().1 & (READ_ONLY | PXN), READ_ONLY);
+        assert_eq!(
+            walk(&t, 0x4020_0000).unwrap().1 & (READ_ONLY | PXN),
+            READ_ONLY
+        );
         assert_eq!(walk(&t, 0x4020_1000).unwrap().1 & (READ_ONLY | PXN), PXN);
     }
 
@@ -204,7 +255,10 @@ mod tests {
         let mut t = Box::new(PageTables::new());
         assert_eq!(t.map(0x1000, 0x1000, Kind::Data), Err(MapError::BadRange));
         assert_eq!(t.map(0x1001, 0x2000, Kind::Data), Err(MapError::BadRange));
-        assert_eq!(t.map(0, (1 << 48) + PAGE, Kind::Data), Err(MapError::BadRange));
+        assert_eq!(
+            t.map(0, (1 << 48) + PAGE, Kind::Data),
+            Err(MapError::BadRange)
+        );
         let mut last = Ok(());
         for i in 0..64 {
             last = t.map(i << 30 | PAGE, (i << 30) + 2 * PAGE, Kind::Data);

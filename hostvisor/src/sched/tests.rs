@@ -60,11 +60,15 @@ impl World {
             };
             let task = &self.tasks[index];
             task.state.begin(me);
-            assert!(!task.on_cpu.swap(true, Ordering::Relaxed), "on two CPUs at once");
+            assert!(
+                !task.on_cpu.swap(true, Ordering::Relaxed),
+                "on two CPUs at once"
+            );
             self.runs.fetch_add(1, Ordering::Relaxed);
             let mut rounds = 0;
             loop {
-                task.taken.store(task.sent.load(Ordering::Relaxed), Ordering::Relaxed);
+                task.taken
+                    .store(task.sent.load(Ordering::Relaxed), Ordering::Relaxed);
                 rounds += 1;
                 if rounds % 3 == 0 && !task.state.take_kick() {
                     // In the guest until an SGI.
@@ -77,11 +81,12 @@ impl World {
                 if rounds > 7 {
                     task.on_cpu.store(false, Ordering::Relaxed);
                     task.state.give_way(me);
-                    self.sched.requeue(index, me);
+                    self.queue(index, me);
                     break;
                 }
                 task.state.take_kick();
-                task.taken.store(task.sent.load(Ordering::Relaxed), Ordering::Relaxed);
+                task.taken
+                    .store(task.sent.load(Ordering::Relaxed), Ordering::Relaxed);
                 task.on_cpu.store(false, Ordering::Relaxed);
                 if task.state.try_block(me) {
                     break;
@@ -128,7 +133,10 @@ fn no_wake_up_is_lost() {
                 let until = Instant::now() + Duration::from_secs(20);
                 let task = &world.tasks[index];
                 while task.taken.load(Ordering::Relaxed) < task.sent.load(Ordering::Relaxed) {
-                    assert!(Instant::now() < until, "lost: {cpus} CPUs, {tasks} tasks, round {round}");
+                    assert!(
+                        Instant::now() < until,
+                        "lost: {cpus} CPUs, {tasks} tasks, round {round}"
+                    );
                     thread::yield_now();
                 }
             }
@@ -184,7 +192,7 @@ fn queues_are_fair_and_idle_cpus_get_the_work() {
     assert_eq!(sched.enqueue(2, 0), Placed::Quiet);
     assert!(!sched.enter_idle(3));
     assert_eq!(sched.pick(0), Some(1));
-    sched.requeue(1, 0);
+    assert_eq!(sched.enqueue(1, 0), Placed::Quiet);
     assert_eq!(sched.pick(0), Some(2));
     // CPU 2 has nothing: it takes from CPU 0.
     assert_eq!(sched.pick(2), Some(1));

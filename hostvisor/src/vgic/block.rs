@@ -113,24 +113,34 @@ impl Block {
     }
 }
 
-/// The group enables of GICD_CTLR.
+/// The group enables of GICD_CTLR, each as a mask of none or all interrupts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Groups {
-    /// EnableGrp0.
-    pub(super) group0: bool,
-    /// EnableGrp1.
-    pub(super) group1: bool,
+    group0: u32,
+    group1: u32,
 }
 
 impl Groups {
+    pub(super) const fn new(group0: bool, group1: bool) -> Self {
+        Self {
+            group0: 0u32.wrapping_sub(group0 as u32),
+            group1: 0u32.wrapping_sub(group1 as u32),
+        }
+    }
+
+    /// EnableGrp0.
+    pub(super) const fn group0(self) -> bool {
+        self.group0 != 0
+    }
+
+    /// EnableGrp1.
+    pub(super) const fn group1(self) -> bool {
+        self.group1 != 0
+    }
+
     /// The interrupts whose group is on, given their GICD_IGROUPR word.
     const fn mask(self, group1: u32) -> u32 {
-        match (self.group0, self.group1) {
-            (true, true) => u32::MAX,
-            (true, false) => !group1,
-            (false, true) => group1,
-            (false, false) => 0,
-        }
+        (self.group1 & group1) | (self.group0 & !group1)
     }
 }
 

@@ -28,7 +28,8 @@ const fn place(intid: u32) -> Option<(usize, u32)> {
 impl Vgic {
     /// Sets the input line of a PPI of `vcpu` or of an SPI (whose `vcpu` does not matter). A rising
     /// line latches an edge-triggered interrupt; a level-sensitive one is pending while its line is
-    /// high. INTIDs without a line (SGIs, unknown) are ignored.
+    /// high. One that is in a list register when its line falls kicks the holder, as the guest is neither
+    /// to take it nor to exit at its deactivation. INTIDs without a line (SGIs, unknown) are ignored.
     pub fn set_level(&mut self, vcpu: usize, intid: u32, level: bool) -> KickMask {
         if intid < SGIS {
             return KickMask::NONE;
@@ -42,7 +43,8 @@ impl Vgic {
         if block.set_line(flag, level) == 0 {
             return KickMask::NONE;
         }
-        self.update(vcpu, index, flag)
+        let withdrawn = if level { 0 } else { flag & !block.edge };
+        self.update(vcpu, index, flag) | self.kick_holders(vcpu, index, withdrawn)
     }
 
     /// An edge on the line of an edge-triggered interrupt. Edges that arrive before the guest

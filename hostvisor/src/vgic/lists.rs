@@ -1,7 +1,7 @@
 //! List registers: what a vCPU enters its guest with, and what comes back.
 
-use super::block::{Block, bits};
-use super::{BLOCKS, FIRST_SPI, Fill, KickMask, Vgic};
+use super::block::{BLOCK_INTIDS, Block, bits};
+use super::{BLOCKS, Cpu, FIRST_SPI, Fill, KickMask, Vgic};
 use abi::run::{
     LR_ACTIVE, LR_EOI, LR_GROUP1, LR_HW, LR_PENDING, LR_PINTID_SHIFT, LR_PRIORITY_SHIFT,
     MAX_LIST_REGISTERS,
@@ -29,95 +29,141 @@ impl Vgic {
     /// loaded as both pending and active, nor is one that has since been routed elsewhere.
     ///
     /// [`Vgic::drain`] comes between two fills; where it did not, the first one is taken back.
+    #[inline]
     pub fn fill(&mut self, vcpu: usize, lrs: &mut [u64]) -> Fill {
         if self.has_lists(vcpu) {
-            let _ = self.drain(vcpu, &[]);
+            self.put_back(vcpu);
         }
+        match self.cpus.get_mut(vcpu) {
+            Some(cpu) if cpu.summary != 0 => self.fill_queued(vcpu, lrs),
+            Some(cpu) => {
+                cpu.vtimer_done = false;
+                Fill::default()
+            }
+            None => Fill::default(),
+        }
+    }
+
+    #[cold]
+    fn put_back(&mut self, vcpu: usize) {
+        let _ = self.drain_held(vcpu, &[]);
+    }
+
+    #[inline(never)]
+    fn fill_queued(&mut self, vcpu: usize, lrs: &mut [u64]) -> Fill {
+        let room = lrs.len().min(MAX_LIST_REGISTERS);
+        let underflow = self
+            .cpus
+            .get(vcpu)
+            .is_some_and(|cpu| cpu.queues_more_than(room));
+        let chosen = underflow.then(|| self.choose(vcpu, room));
         let Some(cpu) = self.cpus.get_mut(vcpu) else {
             return Fill::default();
         };
         cpu.vtimer_done = false;
-        let summary = cpu.summary;
-        if summary == 0 {
-            return Fill::default();
-        }
-        let room = lrs.len().min(MAX_LIST_REGISTERS);
-        let queued: u32 = bits(summary)
-            .map(|n| cpu.todo.get(n as usize).map_or(0, |word| word.count_ones()))
-            .sum();
-        let chosen = if queued as usize <= room {
-            cpu.todo
-        } else {
-            self.choose(vcpu, room)
-        };
-        let mut slots = lrs.iter_mut().take(room);
+        let mut slots = lrs.iter_mut().zip(&mut cpu.lists);
         let mut count = 0;
-        for index in bits(summary) {
-            let index = index as usize;
-            let word = chosen.get(index).copied().unwrap_or(0);
-            let Some(cpu) = self.cpus.get_mut(vcpu) else {
+        for index in bits(cpu.summary) {
+            let Some(todo) = cpu.todo.get_mut(index as usize) else {
                 break;
             };
-            cpu.dequeue(index, word);
-            for bit in bits(word) {
-                let (Some(slot), Some(list)) = (slots.next(), cpu.lists.get_mut(count)) else {
+            let limit = chosen.as_ref().map_or(u32::MAX, |words| {
+                words.get(index as usize).copied().unwrap_or(0)
+            });
+            let taken = *todo & limit;
+            *todo &= !limit;
+            if *todo == 0 {
+                cpu.summary &= !(1 << index);
+            }
+            let spi_block = (index as usize).checked_sub(1);
+            let block = match spi_block {
+                None => &mut cpu.private,
+                Some(n) => match self.spis.get_mut(n) {
+                    Some(block) => block,
+                    None => break,
+                },
+            };
+            block.queued &= !taken;
+            block.held |= taken;
+            let wanted = block.wanted(self.groups);
+            for bit in bits(taken) {
+                let Some((lr, list)) = slots.next() else {
                     break;
                 };
-                let intid = index as u32 * 32 + bit;
-                let (block, stays) = match index.checked_sub(1) {
-                    None => (&mut cpu.private, true),
-                    Some(n) => {
-                        let Some(block) = self.spis.get_mut(n) else {
-                            break;
-                        };
-                        let route = self.routes.get((intid - FIRST_SPI) as usize);
-                        (
-                            block,
-                            route.is_some_and(|route| usize::from(route.target) == vcpu),
-                        )
-                    }
-                };
-                let wanted = block.wanted(self.groups);
-                *slot = load(block, bit, intid, wanted, stays, intid == self.vtimer);
+                let intid = index * BLOCK_INTIDS + bit;
+                let stays = intid < FIRST_SPI
+                    || self
+                        .routes
+                        .get((intid - FIRST_SPI) as usize)
+                        .is_some_and(|route| usize::from(route.target) == vcpu);
+                *lr = load(block, bit, intid, wanted, stays, intid == self.vtimer);
                 *list = intid as u16;
                 count += 1;
             }
         }
-        if let Some(cpu) = self.cpus.get_mut(vcpu) {
-            cpu.filled = count;
-        }
-        Fill {
-            count,
-            underflow: queued as usize > count,
-        }
+        cpu.filled = count;
+        Fill { count, underflow }
     }
 
     /// Takes back the state of the list registers that the last [`Vgic::fill`] wrote, as they are
     /// after the run. A list register missing in `lrs` counts as untouched by the guest: after a run
     /// that did not happen, pass `&[]`. Other vCPUs may have something to take from this: an SPI that
     /// was routed to them meanwhile.
+    #[inline]
     pub fn drain(&mut self, vcpu: usize, lrs: &[u64]) -> KickMask {
-        let mut kick = KickMask::NONE;
+        if self.has_lists(vcpu) {
+            self.drain_held(vcpu, lrs)
+        } else {
+            KickMask::NONE
+        }
+    }
+
+    fn drain_held(&mut self, vcpu: usize, lrs: &[u64]) -> KickMask {
         let Some(cpu) = self.cpus.get_mut(vcpu) else {
-            return kick;
+            return KickMask::NONE;
         };
         let filled = core::mem::take(&mut cpu.filled);
-        if filled == 0 {
-            return kick;
-        }
-        let lists = cpu.lists;
-        for (n, &intid) in lists.iter().enumerate().take(filled) {
-            let (index, flag) = (usize::from(intid >> 5), 1 << (intid & 31));
+        let mut private = 0;
+        // Bit n: list register n held an SPI.
+        let mut spis = 0;
+        for (n, &intid) in cpu.lists.iter().enumerate().take(filled) {
+            if u32::from(intid) >= FIRST_SPI {
+                spis |= 1 << n;
+                continue;
+            }
             let lr = lrs.get(n).copied();
-            if let Some(block) = self.block_mut(vcpu, index) {
-                unload(block, flag, lr);
-            }
-            if lr.is_some_and(|lr| lr & (LR_HW | LR_PENDING | LR_ACTIVE) == LR_HW) {
-                if let Some(cpu) = self.cpus.get_mut(vcpu) {
-                    cpu.vtimer_done = true;
-                }
-            }
-            kick |= self.update(vcpu, index, flag);
+            private |= 1 << intid;
+            unload(&mut cpu.private, 1 << intid, lr);
+            cpu.vtimer_done |= lr.is_some_and(|lr| lr & (LR_HW | LR_PENDING | LR_ACTIVE) == LR_HW);
+        }
+        let mut kick = KickMask::NONE;
+        if private != 0 {
+            kick |= self.update_private(vcpu, private);
+        }
+        if spis != 0 {
+            kick |= self.drain_spis(vcpu, spis, lrs);
+        }
+        kick
+    }
+
+    /// [`Vgic::drain`] for those list registers, a bit each, that held SPIs.
+    #[inline(never)]
+    fn drain_spis(&mut self, vcpu: usize, lists: u32, lrs: &[u64]) -> KickMask {
+        let mut kick = KickMask::NONE;
+        for n in bits(lists) {
+            let Some(cpu) = self.cpus.get(vcpu) else {
+                break;
+            };
+            let Some(&intid) = cpu.lists.get(n as usize) else {
+                break;
+            };
+            let spi = u32::from(intid).saturating_sub(FIRST_SPI);
+            let (n_block, flag) = ((spi / BLOCK_INTIDS) as usize, 1 << (spi % BLOCK_INTIDS));
+            let Some(block) = self.spis.get_mut(n_block) else {
+                break;
+            };
+            unload(block, flag, lrs.get(n as usize).copied());
+            kick |= self.update_spis(n_block, flag);
         }
         kick
     }
@@ -130,6 +176,7 @@ impl Vgic {
 
     /// The `room` most urgent of the interrupts queued for `vcpu`, when not all fit. One pass over
     /// them; at most [`MAX_LIST_REGISTERS`] steps each.
+    #[cold]
     fn choose(&self, vcpu: usize, room: usize) -> [u32; BLOCKS] {
         let mut chosen = [0; BLOCKS];
         let mut keys = [u32::MAX; MAX_LIST_REGISTERS];
@@ -172,6 +219,25 @@ impl Vgic {
     }
 }
 
+impl Cpu {
+    /// True if more than `room` interrupts are queued. (Counted bit by bit and only so far, as there
+    /// is no population count without SIMD.)
+    fn queues_more_than(&self, room: usize) -> bool {
+        let mut left = room;
+        for index in bits(self.summary) {
+            let mut word = self.todo.get(index as usize).copied().unwrap_or(0);
+            while word != 0 {
+                if left == 0 {
+                    return true;
+                }
+                left -= 1;
+                word &= word - 1;
+            }
+        }
+        false
+    }
+}
+
 /// Puts `new` into its place in the sorted `keys`, dropping the last.
 fn insert(keys: &mut [u32], mut new: u32) {
     if keys.last().is_none_or(|&last| last < new) {
@@ -184,11 +250,9 @@ fn insert(keys: &mut [u32], mut new: u32) {
     }
 }
 
-/// Moves an interrupt, no longer queued, from its block to a list register (IHI 0069, ICH_LR<n>_EL2).
+/// What a list register is to say of an interrupt that its block holds (IHI 0069, ICH_LR<n>_EL2).
 fn load(block: &mut Block, bit: u32, intid: u32, wanted: u32, stays: bool, hw: bool) -> u64 {
     let flag = 1 << bit;
-    block.queued &= !flag;
-    block.held |= flag;
     let mut lr = u64::from(intid) | u64::from(block.priority(bit)) << LR_PRIORITY_SHIFT;
     if block.group1 & flag != 0 {
         lr |= LR_GROUP1;

@@ -72,7 +72,7 @@ impl Bank {
     /// The register at `offset` of a frame, and its block. `None` for others, wrong sizes included.
     fn decode(offset: u64, size: u64) -> Option<(Self, usize)> {
         let byte_access = size == 1 && matches!(offset, 0x400..0x800);
-        if !(size == 4 || byte_access) || offset % size != 0 {
+        if !(size == 4 || byte_access) || !offset.is_multiple_of(size) {
             return None;
         }
         let word = offset as u32 & 0x7f;
@@ -160,10 +160,10 @@ impl Vgic {
         match (offset, size) {
             (GICD_CTLR, 4) => {
                 let mut ctlr = CTLR_ARE | CTLR_DS;
-                if self.groups.group0 {
+                if self.groups.group0() {
                     ctlr |= CTLR_ENABLE_GRP0;
                 }
-                if self.groups.group1 {
+                if self.groups.group1() {
                     ctlr |= CTLR_ENABLE_GRP1;
                 }
                 ctlr
@@ -221,10 +221,7 @@ impl Vgic {
     }
 
     fn write_ctlr(&mut self, value: u64) -> KickMask {
-        let groups = Groups {
-            group0: value & CTLR_ENABLE_GRP0 != 0,
-            group1: value & CTLR_ENABLE_GRP1 != 0,
-        };
+        let groups = Groups::new(value & CTLR_ENABLE_GRP0 != 0, value & CTLR_ENABLE_GRP1 != 0);
         if groups == self.groups {
             return KickMask::NONE;
         }

@@ -41,7 +41,8 @@ impl Build {
     pub fn begin(entry: &VmEntry<'static>, seed: &[u8]) -> Result<Self, String> {
         let manifest = &entry.manifest;
         let initrd = entry.initrd.len() as u64;
-        let layout = loader::plan(manifest, entry.kernel, initrd, FDT_MAX).map_err(|e| e.to_string())?;
+        let layout =
+            loader::plan(manifest, entry.kernel, initrd, FDT_MAX).map_err(|e| e.to_string())?;
         let tree = guest_tree::build(&GuestConfig {
             name: &manifest.name,
             vcpus: manifest.vcpus as usize,
@@ -69,7 +70,10 @@ impl Build {
             entry: entry.clone(),
             layout,
             tree,
-            holdings: Holdings { handle: Some(handle), ..Holdings::default() },
+            holdings: Holdings {
+                handle: Some(handle),
+                ..Holdings::default()
+            },
         })
     }
 
@@ -89,7 +93,12 @@ impl Build {
         };
         self.holdings.blocks.push(block);
         let ipa = Ipa(RAM_BASE.0 + done * BLOCK);
-        let contents = Contents::new(&self.layout, self.entry.kernel, &self.tree, self.entry.initrd);
+        let contents = Contents::new(
+            &self.layout,
+            self.entry.kernel,
+            &self.tree,
+            self.entry.initrd,
+        );
         let filled = if contents.is_blank(ipa, BLOCK) {
             hw::pool_zero(block, BLOCK)
         } else {
@@ -104,12 +113,19 @@ impl Build {
 
     /// Makes the block the VM's.
     fn give(&mut self, ipa: Ipa, block: u64) -> Result<(), String> {
-        let call = if self.entry.manifest.protected { HostCall::MemDonate } else { HostCall::MemLend };
+        let call = if self.entry.manifest.protected {
+            HostCall::MemDonate
+        } else {
+            HostCall::MemLend
+        };
         let mut done = 0;
         while done < BLOCK_FRAMES {
             let offset = done << PAGE_SHIFT;
             let pfn = (block + offset) >> PAGE_SHIFT;
-            let answer = hw::hypercall(call, [self.handle(), ipa.0 + offset, pfn, BLOCK_FRAMES - done]);
+            let answer = hw::hypercall(
+                call,
+                [self.handle(), ipa.0 + offset, pfn, BLOCK_FRAMES - done],
+            );
             match answer.map(|answer| answer.values) {
                 Ok([0, ..]) => return Err("the core took no frames".to_string()),
                 Ok([frames, ..]) => {
@@ -137,9 +153,13 @@ impl Build {
             hw::hypercall(HostCall::VcpuCreate, [handle, vcpu, page >> PAGE_SHIFT, 0])
                 .map_err(|e| refused("to create a vCPU", e))?;
         }
-        hw::hypercall(HostCall::VmSetBoot, [handle, self.layout.entry.0, self.layout.fdt.base.0, 0])
-            .map_err(|e| refused("the entry point", e))?;
-        hw::hypercall(HostCall::VmStart, [handle, 0, 0, 0]).map_err(|e| refused("to start the VM", e))?;
+        hw::hypercall(
+            HostCall::VmSetBoot,
+            [handle, self.layout.entry.0, self.layout.fdt.base.0, 0],
+        )
+        .map_err(|e| refused("the entry point", e))?;
+        hw::hypercall(HostCall::VmStart, [handle, 0, 0, 0])
+            .map_err(|e| refused("to start the VM", e))?;
         Ok(Arc::new(Vm::new(id, instance, handle, pages)))
     }
 }
@@ -149,7 +169,11 @@ fn refused(what: &str, error: Error) -> String {
 }
 
 fn not_enough(manifest: &Manifest, free: u64) -> String {
-    format!("not enough memory: it wants {} MB, {} MB are free", manifest.memory >> 20, free >> (20 - PAGE_SHIFT))
+    format!(
+        "not enough memory: it wants {} MB, {} MB are free",
+        manifest.memory >> 20,
+        free >> (20 - PAGE_SHIFT)
+    )
 }
 
 /// How a run's end reads in the log.

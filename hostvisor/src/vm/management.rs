@@ -2,12 +2,14 @@
 
 use super::manager::{Manager, Slot, Stage, counters};
 use crate::frames::FRAMES;
-use crate::shell::manage::{CpuStat, Fault, Manage, ManageError, MemoryStat, VmState, VmStat, VmSummary};
+use crate::shell::manage::{
+    CpuStat, Fault, Manage, ManageError, MemoryStat, VmStat, VmState, VmSummary,
+};
 use crate::{cpu, hw};
 use abi::PAGE_SIZE;
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// RAM that is not frame pool, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,25 +42,43 @@ impl Slot {
             vcpus: manifest.map_or(0, |m| m.vcpus),
             memory: manifest.map_or(0, |m| m.memory),
             protected: manifest.is_some_and(|m| m.protected),
-            uptime_ticks: (state == VmState::Running).then(|| hw::now().saturating_sub(self.started_at)),
+            uptime_ticks: (state == VmState::Running)
+                .then(|| hw::now().saturating_sub(self.started_at)),
         }
     }
 
     fn refuse<T>(&self) -> Result<T, ManageError> {
         Err(match &self.entry {
             Err(why) => ManageError::Other(why.clone()),
-            Ok(_) => ManageError::BadState { name: self.name.clone(), state: self.state() },
+            Ok(_) => ManageError::BadState {
+                name: self.name.clone(),
+                state: self.state(),
+            },
         })
     }
 }
 
 impl Manager {
     fn slot(&self, name: &str) -> Result<&Slot, ManageError> {
-        self.slots.iter().find(|s| s.name == name).ok_or_else(|| ManageError::NoSuchVm(name.to_string()))
+        self.slots
+            .iter()
+            .find(|s| s.name == name)
+            .ok_or_else(|| ManageError::NoSuchVm(name.to_string()))
     }
 
     fn slot_mut(&mut self, name: &str) -> Result<&mut Slot, ManageError> {
-        self.slots.iter_mut().find(|s| s.name == name).ok_or_else(|| ManageError::NoSuchVm(name.to_string()))
+        self.slots
+            .iter_mut()
+            .find(|s| s.name == name)
+            .ok_or_else(|| ManageError::NoSuchVm(name.to_string()))
+    }
+}
+
+/// Ticks since `start`; none if that is 0.
+fn since(start: &AtomicU64) -> u64 {
+    match start.load(Ordering::Relaxed) {
+        0 => 0,
+        since => hw::now().saturating_sub(since),
     }
 }
 
@@ -137,7 +157,11 @@ impl Manage for Manager {
         MemoryStat {
             ram: self.memory.ram,
             core: self.memory.core,
-            host: self.memory.ram.saturating_sub(self.memory.core).saturating_sub(pool),
+            host: self
+                .memory
+                .ram
+                .saturating_sub(self.memory.core)
+                .saturating_sub(pool),
             vms: (frames.total() - frames.free()) * PAGE_SIZE,
             free: frames.free() * PAGE_SIZE,
             free_frames: frames.free(),
@@ -147,20 +171,26 @@ impl Manage for Manager {
     }
 
     fn cpus(&self) -> Vec<CpuStat> {
-        let online = cpu::CPUS.iter().enumerate().filter(|(_, cpu)| cpu.online.load(Ordering::Relaxed));
+        let online = cpu::CPUS
+            .iter()
+            .enumerate()
+            .filter(|(_, cpu)| cpu.online.load(Ordering::Relaxed));
         online
             .map(|(index, cpu)| CpuStat {
                 index,
                 mpidr: cpu.mpidr.load(Ordering::Relaxed),
-                busy_ticks: cpu.guest_ticks.load(Ordering::Relaxed),
-                idle_ticks: cpu.idle_ticks.load(Ordering::Relaxed),
+                busy_ticks: cpu.guest_ticks.load(Ordering::Relaxed) + since(&cpu.guest_since),
+                idle_ticks: cpu.idle_ticks.load(Ordering::Relaxed) + since(&cpu.asleep_since),
                 queue: cpu::SCHEDULER.length(index),
             })
             .collect()
     }
 
     fn probe(&self, pa: u64) -> Result<u64, Fault> {
-        hw::probe(pa).map_err(|fault| Fault { esr: fault.esr, far: fault.far })
+        hw::probe(pa).map_err(|fault| Fault {
+            esr: fault.esr,
+            far: fault.far,
+        })
     }
 
     fn shutdown(&mut self) {

@@ -77,7 +77,11 @@ impl Manager {
         seeds: Seeds,
         memory: super::management::Reserved,
     ) -> Self {
-        let slots: Vec<_> = entries.into_iter().enumerate().map(|(index, entry)| Slot::new(index, entry)).collect();
+        let slots: Vec<_> = entries
+            .into_iter()
+            .enumerate()
+            .map(|(index, entry)| Slot::new(index, entry))
+            .collect();
         let any_wanted = !slots.is_empty();
         Self {
             slots,
@@ -120,7 +124,9 @@ impl Manager {
         let mut building = false;
         for index in 0..self.slots.len() {
             let may_build = !building;
-            let Some(slot) = self.slots.get_mut(index) else { break };
+            let Some(slot) = self.slots.get_mut(index) else {
+                break;
+            };
             building |= matches!(slot.stage, Stage::Building(_));
             if matches!(slot.stage, Stage::Stopped) && slot.wanted && may_build {
                 self.begin(index);
@@ -140,12 +146,16 @@ impl Manager {
     }
 
     fn all_stopped(&self) -> bool {
-        self.slots.iter().all(|slot| matches!(slot.stage, Stage::Stopped) && !slot.wanted)
+        self.slots
+            .iter()
+            .all(|slot| matches!(slot.stage, Stage::Stopped) && !slot.wanted)
     }
 
     fn begin(&mut self, index: usize) {
         let seed = self.seeds.draw();
-        let Some(slot) = self.slots.get_mut(index) else { return };
+        let Some(slot) = self.slots.get_mut(index) else {
+            return;
+        };
         slot.wanted = false;
         let entry = match &slot.entry {
             Ok(entry) => entry,
@@ -158,7 +168,9 @@ impl Manager {
     }
 
     fn step_one(&mut self, index: usize, may_build: bool) -> bool {
-        let Some(slot) = self.slots.get_mut(index) else { return false };
+        let Some(slot) = self.slots.get_mut(index) else {
+            return false;
+        };
         match core::mem::replace(&mut slot.stage, Stage::Stopped) {
             Stage::Stopped => slot.wanted,
             Stage::Building(build) if !may_build => {
@@ -167,7 +179,13 @@ impl Manager {
             }
             Stage::Building(mut build) => {
                 self.instances += 1;
-                match build.step().and_then(|whole| if whole { build.finish(index, self.instances).map(Some) } else { Ok(None) }) {
+                match build.step().and_then(|whole| {
+                    if whole {
+                        build.finish(index, self.instances).map(Some)
+                    } else {
+                        Ok(None)
+                    }
+                }) {
                     Ok(None) => slot.stage = Stage::Building(build),
                     Ok(Some(vm)) => slot.started(index, vm, build.holdings),
                     Err(why) => {
@@ -184,8 +202,13 @@ impl Manager {
                 true
             }
             Stage::Running(vm, holdings) => {
+                let dead = vm.is_quiet();
+                if dead {
+                    // By CPU_OFF, one after the other: nobody is left who could power one on.
+                    vm.stop(Some(End::Failed("all its vCPUs are off".to_string())));
+                }
                 slot.stage = Stage::Running(vm, holdings);
-                false
+                dead
             }
             Stage::TearingDown(mut teardown) => match teardown.step() {
                 Ok(true) => true,
@@ -205,12 +228,15 @@ impl Manager {
         if self.first_guest_told {
             return;
         }
-        let ticks = |info: CoreInfo| hw::hypercall(HostCall::CoreInfo, [info as u64, 0, 0, 0]).map_or(0, |a| a.values[0]);
+        let ticks = |info: CoreInfo| {
+            hw::hypercall(HostCall::CoreInfo, [info as u64, 0, 0, 0]).map_or(0, |a| a.values[0])
+        };
         let first = ticks(CoreInfo::FirstGuestTicks);
         if first != 0 {
             self.first_guest_told = true;
-            let milliseconds = first.saturating_sub(ticks(CoreInfo::BootTicks)) * 1000 / hw::frequency();
-            log::info!("first guest instruction after {milliseconds} ms");
+            let milliseconds =
+                first.saturating_sub(ticks(CoreInfo::BootTicks)) * 1000 / hw::frequency();
+            log::info!(target: VERDICT, "first guest instruction after {milliseconds} ms");
         }
     }
 
@@ -234,10 +260,15 @@ impl Manager {
 
     /// The verdict, and the end of the machine.
     fn finish(&self) -> ! {
-        let failed = self.slots.iter().find_map(|slot| slot.failure.as_ref().map(|why| (&slot.name, why)));
+        let failed = self
+            .slots
+            .iter()
+            .find_map(|slot| slot.failure.as_ref().map(|why| (&slot.name, why)));
         match failed {
             Some((name, why)) => log::info!(target: VERDICT, "shutdown: VM {name}: {why}"),
-            None => log::info!(target: VERDICT, "shutdown: {} VMs, all powered off cleanly", self.slots.len()),
+            None => {
+                log::info!(target: VERDICT, "shutdown: {} VMs, all powered off cleanly", self.slots.len())
+            }
         }
         console::flush();
         hw::smc(psci::SYSTEM_OFF, [0; 3]);
@@ -251,7 +282,13 @@ impl Slot {
             Ok(entry) => (entry.manifest.name.clone(), None),
             Err(error) => {
                 log::error!("{error}");
-                (error.name.clone().unwrap_or_else(|| format!("vm{index:02}")), Some(error.to_string()))
+                (
+                    error
+                        .name
+                        .clone()
+                        .unwrap_or_else(|| format!("vm{index:02}")),
+                    Some(error.to_string()),
+                )
             }
         };
         Self {
@@ -283,7 +320,11 @@ impl Slot {
                 self.name,
                 manifest.vcpus,
                 manifest.memory >> 20,
-                if manifest.protected { "protected" } else { "open" }
+                if manifest.protected {
+                    "protected"
+                } else {
+                    "open"
+                }
             );
         }
         console::vm_started(index);
@@ -295,7 +336,10 @@ impl Slot {
     fn ended(&mut self, index: usize, vm: &Arc<Vm>, shutting_down: bool) {
         self.last = counters(vm);
         let end = vm.end();
-        let restarts = self.entry.as_ref().is_ok_and(|e| e.manifest.on_reboot == OnReboot::Restart);
+        let restarts = self
+            .entry
+            .as_ref()
+            .is_ok_and(|e| e.manifest.on_reboot == OnReboot::Restart);
         let mut text = describe(end);
         if matches!(end, Some(End::Reset)) {
             if restarts && !shutting_down {
@@ -332,9 +376,12 @@ impl Slot {
 
 /// Counters of a VM's run so far.
 pub(super) fn counters(vm: &Vm) -> Counters {
-    let mut counters = Counters { exits: vm.exits(), ..Counters::default() };
+    let mut counters = Counters {
+        exits: vm.exits(),
+        ..Counters::default()
+    };
     for (index, vcpu) in vm.vcpus.iter().enumerate() {
-        counters.run_ticks.push(vcpu.run_ticks.load(core::sync::atomic::Ordering::Relaxed));
+        counters.run_ticks.push(vcpu.run_ticks());
         for (n, total) in counters.core.iter_mut().enumerate() {
             let args = [vm.handle, index as u64, n as u64, 0];
             *total += hw::hypercall(HostCall::VcpuStat, args).map_or(0, |a| a.values[0]);

@@ -13,7 +13,7 @@ pub mod teardown;
 
 use crate::cpu;
 use crate::devices::Devices;
-use crate::hw::RunPage;
+use crate::hw::{self, RunPage};
 use crate::sched::{Kick, Phase, RunState};
 use crate::vgic::{KickMask, Vgic};
 use abi::MAX_VCPUS;
@@ -61,8 +61,22 @@ pub struct Vcpu {
     local: Mutex<Local>,
     /// Exits by reason. Written by the CPU that runs it.
     pub exits: [AtomicU64; ExitReason::COUNT],
-    /// Ticks on a CPU. Written by the CPU that runs it.
-    pub run_ticks: AtomicU64,
+    /// Ticks on a CPU up to its last leaving. Written by the CPU that runs it.
+    run_ticks: AtomicU64,
+    /// When it came onto the CPU it is on; 0 while it is on none.
+    on_since: AtomicU64,
+}
+
+impl Vcpu {
+    /// Ticks on a CPU so far.
+    #[must_use]
+    pub fn run_ticks(&self) -> u64 {
+        let before = self.run_ticks.load(Ordering::Relaxed);
+        match self.on_since.load(Ordering::Relaxed) {
+            0 => before,
+            since => before + hw::now().saturating_sub(since),
+        }
+    }
 }
 
 /// One run of a VM, from its start to its end; a restart makes a new one.
@@ -123,6 +137,7 @@ impl Vm {
             }),
             exits: [const { AtomicU64::new(0) }; ExitReason::COUNT],
             run_ticks: AtomicU64::new(0),
+            on_since: AtomicU64::new(0),
         };
         Self {
             id,
@@ -139,11 +154,19 @@ impl Vm {
 
     /// Makes vCPU `index` look what is new for it.
     pub fn kick(self: &Arc<Self>, index: usize) {
-        let Some(vcpu) = self.vcpus.get(index) else { return };
+        let Some(vcpu) = self.vcpus.get(index) else {
+            return;
+        };
         match vcpu.state.kick() {
             Kick::Nothing => {}
             Kick::Interrupt(cpu) => cpu::notify(cpu),
-            Kick::Enqueue(home) => cpu::enqueue(VcpuRef { vm: self.clone(), index }, home),
+            Kick::Enqueue(home) => cpu::enqueue(
+                VcpuRef {
+                    vm: self.clone(),
+                    index,
+                },
+                home,
+            ),
         }
     }
 
@@ -157,13 +180,21 @@ impl Vm {
 
     /// Powers vCPU `index` on. False if it is on, or there is none.
     pub fn power_on(self: &Arc<Self>, index: usize) -> bool {
-        let Some(vcpu) = self.vcpus.get(index) else { return false };
+        let Some(vcpu) = self.vcpus.get(index) else {
+            return false;
+        };
         // Counted before it can run, by a vCPU that is counted itself (or before the VM starts): so
         // `active` never is 0 too early.
         self.active.fetch_add(1, Ordering::SeqCst);
         let home = (self.id + index) % cpu::online();
         if vcpu.state.power_on(home) {
-            cpu::enqueue(VcpuRef { vm: self.clone(), index }, home);
+            cpu::enqueue(
+                VcpuRef {
+                    vm: self.clone(),
+                    index,
+                },
+                home,
+            );
             true
         } else {
             self.active.fetch_sub(1, Ordering::SeqCst);
@@ -228,6 +259,8 @@ impl Vm {
     /// What vCPU `index` is doing.
     #[must_use]
     pub fn phase(&self, index: usize) -> (Phase, usize) {
-        self.vcpus.get(index).map_or((Phase::Off, 0), |v| v.state.get())
+        self.vcpus
+            .get(index)
+            .map_or((Phase::Off, 0), |v| v.state.get())
     }
 }

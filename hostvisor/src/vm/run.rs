@@ -6,16 +6,15 @@
 
 use super::{End, Local, Vcpu, VcpuRef, Vm};
 use crate::cpu::{self, Cpu, SCHEDULER, count};
-use crate::sched::Phase;
 use crate::devices::{Line, Target, decode};
 use crate::vgic::{KickMask, Vgic};
-use spin::MutexGuard;
 use crate::{clock, console, gic, hw, interrupts, service};
 use abi::run::{self as page, ExitReason};
-use abi::HostCall;
+use abi::{Error, HostCall};
 use alloc::format;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use spin::MutexGuard;
 
 /// Guest's physical timer, a PPI.
 const PTIMER: u32 = 30;
@@ -50,19 +49,36 @@ enum Next {
 /// Runs a Runnable vCPU that was taken out of a queue, and puts it where it belongs afterwards.
 pub fn run(me: usize, task: VcpuRef) {
     let this = cpu::get(me);
-    let Some(vcpu) = task.vm.vcpus.get(task.index) else { return };
+    let Some(vcpu) = task.vm.vcpus.get(task.index) else {
+        return;
+    };
     vcpu.state.begin(me);
-    this.current.store(task.vm.id << 8 | task.index, Ordering::Relaxed);
-    count(&this.switches, 1);
-    let start = hw::now();
     this.start_slice(slice(me));
     let leave = loop {
         let leave = {
+            let start = hw::now();
+            vcpu.on_since.store(start, Ordering::Relaxed);
+            this.guest_since.store(start, Ordering::Relaxed);
             let mut local = vcpu.local.lock();
-            let mut on = Running { me, this, task: &task, vm: &task.vm, vcpu, local: &mut local, refresh: true };
+            let mut on = Running {
+                me,
+                this,
+                task: &task,
+                vm: &task.vm,
+                vcpu,
+                local: &mut local,
+                refresh: true,
+                reply: 0,
+            };
             on.come();
             let leave = on.enter_until_leave();
             on.go(leave);
+            // While nobody else can have it.
+            let spent = hw::now().wrapping_sub(start);
+            count(&vcpu.run_ticks, spent);
+            count(&this.guest_ticks, spent);
+            vcpu.on_since.store(0, Ordering::Relaxed);
+            this.guest_since.store(0, Ordering::Relaxed);
             leave
         };
         // The lock is free before anybody else can take the vCPU.
@@ -71,21 +87,14 @@ pub fn run(me: usize, task: VcpuRef) {
             _ => break leave,
         }
     };
-    let spent = hw::now().wrapping_sub(start);
-    count(&this.guest_ticks, spent);
-    this.current.store(usize::MAX, Ordering::Relaxed);
     match leave {
         // Somebody else may have it by now.
-        Leave::Block => {
-            vcpu.run_ticks.fetch_add(spent, Ordering::Relaxed);
-        }
+        Leave::Block => {}
         Leave::GiveWay => {
-            vcpu.run_ticks.fetch_add(spent, Ordering::Relaxed);
             vcpu.state.give_way(me);
-            SCHEDULER.requeue(task, me);
+            cpu::enqueue(task, me);
         }
         Leave::Off => {
-            vcpu.run_ticks.fetch_add(spent, Ordering::Relaxed);
             vcpu.state.power_off(me);
             if task.vm.active.fetch_sub(1, Ordering::SeqCst) == 1 {
                 service::ask();
@@ -114,6 +123,8 @@ struct Running<'a> {
     local: &'a mut Local,
     /// List registers may not be what the vGIC wants.
     refresh: bool,
+    /// What becomes of the access that caused the last exit: ENTRY_FLAGS.
+    reply: u64,
 }
 
 impl<'a> Running<'a> {
@@ -148,8 +159,11 @@ impl<'a> Running<'a> {
             self.vm.kick_all(kicks.without(self.task.index));
         }
         if self.local.page.read(page::STATE_FLAGS) & page::STATE_FP_LIVE != 0 {
-            // An error would come again, and be reported, at the next VCPU_RUN.
-            let _ = hw::hypercall(HostCall::VcpuPut, [self.vm.handle, self.task.index as u64, 0, 0]);
+            // Any other error would come again, and be reported, at the next VCPU_RUN.
+            let args = [self.vm.handle, self.task.index as u64, 0, 0];
+            while let Err(Error::Busy) = hw::hypercall(HostCall::VcpuPut, args) {
+                core::hint::spin_loop();
+            }
         }
     }
 
@@ -164,10 +178,29 @@ impl<'a> Running<'a> {
             if self.refresh {
                 self.fill();
             }
+            // Yielding matters only while somebody else could use the CPU.
+            let yields = if SCHEDULER.waiting(self.me) {
+                page::ENTRY_TRAP_WFE
+            } else {
+                0
+            };
+            let reply = core::mem::take(&mut self.reply);
+            self.local.page.write(page::ENTRY_FLAGS, reply | yields);
             let answer = match hw::hypercall(HostCall::VcpuRun, args) {
                 Ok(answer) => answer,
+                // Another CPU is for a moment at work on this vCPU's slot.
+                Err(Error::Busy) => {
+                    self.reply = reply;
+                    interrupts::poll(self.me);
+                    continue;
+                }
+                // Another vCPU has ended the VM; the CPU that runs it is about to say how.
+                Err(Error::BadState) => return Leave::Off,
                 Err(error) => {
-                    let what = format!("vCPU {}: the core refused to run it: {error:?}", self.task.index);
+                    let what = format!(
+                        "vCPU {}: the core refused to run it: {error:?}",
+                        self.task.index
+                    );
                     self.vm.stop(Some(End::Failed(what)));
                     return Leave::Off;
                 }
@@ -211,7 +244,10 @@ impl<'a> Running<'a> {
     fn lines_now(&self) -> u64 {
         let page = &self.local.page;
         let mut lines = page.read(page::TIMER_LINES);
-        let (virt, phys) = (page.read(page::VTIMER_DEADLINE), page.read(page::PTIMER_DEADLINE));
+        let (virt, phys) = (
+            page.read(page::VTIMER_DEADLINE),
+            page.read(page::PTIMER_DEADLINE),
+        );
         // Zero before the first run.
         if virt.min(phys) != u64::MAX && virt.max(phys) != 0 {
             let now = hw::now();
@@ -317,11 +353,14 @@ impl<'a> Running<'a> {
                 }
                 self.arm_physical_timer();
             }
-            Some(ExitReason::Wfe) if SCHEDULER.waiting(self.me) => return Next::Leave(Leave::GiveWay),
+            Some(ExitReason::Wfe) if SCHEDULER.waiting(self.me) => {
+                return Next::Leave(Leave::GiveWay);
+            }
             Some(ExitReason::Wfe) => {}
             Some(ExitReason::CpuOn) => {
-                // The core has checked the target; if it is on its way off it is not yet off here.
-                while !self.vm.power_on(a as usize) && self.target_is_leaving(a as usize) {
+                // The core has found the target off. Where that is not yet known here, the CPU it ran on is
+                // just about to say so.
+                while !self.vm.power_on(a as usize) && !self.vm.is_stopping() {
                     core::hint::spin_loop();
                 }
                 self.share();
@@ -340,18 +379,15 @@ impl<'a> Running<'a> {
                 self.vm.stop(Some(End::Failed(what.into())));
                 return Next::Leave(Leave::Off);
             }
-            Some(ExitReason::MemFault) => self.local.page.write(page::ENTRY_FLAGS, page::ENTRY_ABORT),
+            Some(ExitReason::MemFault) => self.reply = page::ENTRY_ABORT,
             None => {
-                self.vm.stop(Some(End::Failed("the core gave an unknown exit reason".into())));
+                self.vm.stop(Some(End::Failed(
+                    "the core gave an unknown exit reason".into(),
+                )));
                 return Next::Leave(Leave::Off);
             }
         }
         Next::Again
-    }
-
-    /// True while the vCPU is still on its way off another CPU.
-    fn target_is_leaving(&self, target: usize) -> bool {
-        self.vm.phase(target).0 == Phase::Running && !self.vm.is_stopping()
     }
 
     /// A physical interrupt ended the run.
@@ -382,7 +418,11 @@ impl<'a> Running<'a> {
         }
         // A line that is high already is told to the vGIC and wakes nobody any more.
         let due = |line, word| {
-            if self.local.lines & line == 0 { self.local.page.read(word) } else { u64::MAX }
+            if self.local.lines & line == 0 {
+                self.local.page.read(word)
+            } else {
+                u64::MAX
+            }
         };
         let deadline = due(page::TIMER_VIRTUAL, page::VTIMER_DEADLINE)
             .min(due(page::TIMER_PHYSICAL, page::PTIMER_DEADLINE));
@@ -402,7 +442,11 @@ impl<'a> Running<'a> {
                 self.refresh = true;
             }
             Some(target) => {
-                let written = self.vm.devices.lock().write(target, size, value, clock::seconds());
+                let written = self
+                    .vm
+                    .devices
+                    .lock()
+                    .write(target, size, value, clock::seconds());
                 if let Some(byte) = written.output {
                     console::guest_output(self.vm.id, &[byte]);
                 }
@@ -433,10 +477,13 @@ impl<'a> Running<'a> {
 
     /// Answers the guest's access: a value, or an abort where nobody is.
     #[inline]
-    fn reply(&self, someone: bool, value: u64) {
-        let page = &self.local.page;
-        page.write(page::MMIO_VALUE, value);
-        page.write(page::ENTRY_FLAGS, if someone { page::ENTRY_REPLY } else { page::ENTRY_ABORT });
+    fn reply(&mut self, someone: bool, value: u64) {
+        self.local.page.write(page::MMIO_VALUE, value);
+        self.reply = if someone {
+            page::ENTRY_REPLY
+        } else {
+            page::ENTRY_ABORT
+        };
     }
 
     /// Takes a device's line to the vGIC.

@@ -26,7 +26,10 @@ impl Teardown {
     /// Begins with what a VM, whole or in the making, holds.
     #[must_use]
     pub fn new(holdings: Holdings) -> Self {
-        Self { holdings, stage: Stage::Destroy }
+        Self {
+            holdings,
+            stage: Stage::Destroy,
+        }
     }
 
     /// Goes on. True once all is given back; an error means that the core keeps some of it, which is
@@ -56,9 +59,13 @@ impl Teardown {
                 let count = (BLOCK_FRAMES - within).min(self.holdings.given - done);
                 let pfn = (block >> PAGE_SHIFT) + within;
                 match hw::hypercall(HostCall::MemReclaim, [handle, pfn, count, 0]) {
-                    Ok(answer) => self.stage = Stage::Reclaim(done + answer.values[0].clamp(1, count)),
+                    Ok(answer) => {
+                        self.stage = Stage::Reclaim(done + answer.values[0].clamp(1, count))
+                    }
                     Err(Error::Again | Error::Busy) => {}
-                    Err(e) => return Err(format!("the core does not give frame {pfn:#x} back: {e:?}")),
+                    Err(e) => {
+                        return Err(format!("the core does not give frame {pfn:#x} back: {e:?}"));
+                    }
                 }
                 Ok(false)
             }
@@ -80,7 +87,13 @@ impl Teardown {
 
     fn give_back(&mut self) {
         let mut frames = FRAMES.lock();
-        self.holdings.blocks.drain(..).for_each(|block| frames.give_block(block));
-        self.holdings.pages.drain(..).for_each(|page| frames.give_frame(page));
+        self.holdings
+            .blocks
+            .drain(..)
+            .for_each(|block| frames.give_block(block));
+        self.holdings
+            .pages
+            .drain(..)
+            .for_each(|page| frames.give_frame(page));
     }
 }

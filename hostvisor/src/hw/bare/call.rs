@@ -8,7 +8,6 @@ use core::arch::asm;
 #[inline]
 pub fn hypercall(call: HostCall, args: [u64; 4]) -> Result<Answer, Error> {
     let x0: u64;
-    let values: [u64; 4];
     let [a1, a2, a3, a4] = args;
     let (x1, x2, x3, x4): (u64, u64, u64, u64);
     // SAFETY: an HVC has no effect on this program but through x0–x4 and through RAM frames that the
@@ -25,9 +24,9 @@ pub fn hypercall(call: HostCall, args: [u64; 4]) -> Result<Answer, Error> {
             options(nostack),
         );
     }
-    values = [x1, x2, x3, x4];
-    // Even a refused call may have got part of the way: x1 of the answer is kept by callers that care.
-    Error::check(x0).map(|()| Answer { values })
+    Error::check(x0).map(|()| Answer {
+        values: [x1, x2, x3, x4],
+    })
 }
 
 /// Calls PSCI by SMC, which the corevisor traps. Answers x0.

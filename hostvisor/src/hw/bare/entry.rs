@@ -161,9 +161,21 @@ unsafe extern "C" {
 }
 
 /// The first CPU, MMU on.
-extern "C" fn first(fdt: u64, image: u64, reserved: u64, core_regions: u64, core_region_count: u64) -> ! {
+extern "C" fn first(
+    fdt: u64,
+    image: u64,
+    reserved: u64,
+    core_regions: u64,
+    core_region_count: u64,
+) -> ! {
     super::heap::init(image, reserved);
-    crate::start::first(BootInfo { fdt, image, reserved, core_regions, core_region_count })
+    crate::start::first(BootInfo {
+        fdt,
+        image,
+        reserved,
+        core_regions,
+        core_region_count,
+    })
 }
 
 /// Any other CPU, MMU on.
@@ -180,7 +192,9 @@ pub fn start_cpu(index: usize, mpidr: u64) -> i64 {
 /// The guard pages of all stacks, as addresses: `mmu` leaves them out.
 pub(super) fn is_guard(page: u64) -> bool {
     let base = STACKS.0.get() as u64;
-    let Some(offset) = page.checked_sub(base) else { return false };
+    let Some(offset) = page.checked_sub(base) else {
+        return false;
+    };
     let within = offset as usize % AREA;
     offset < (AREA * MAX_CPUS) as u64 && (within < GUARD || within == GUARD + EXCEPTION_STACK)
 }

@@ -24,7 +24,10 @@ pub(super) fn init(image: u64, reserved: u64) {
 pub(super) fn add(start: u64, bytes: u64) {
     // SAFETY: by this module's contract with `memory::heap_add`, the range is mapped pool memory that
     // has been struck off the pool.
-    unsafe { HEAP.lock().add_to_heap(start as usize, (start + bytes) as usize) };
+    unsafe {
+        HEAP.lock()
+            .add_to_heap(start as usize, (start + bytes) as usize)
+    };
 }
 
 /// Adds the 2 MiB-aligned range to the heap for good: before it becomes part of the frame pool.
@@ -40,5 +43,8 @@ pub fn heap_add(start: u64, bytes: u64) -> bool {
 /// Heap bytes in use and in all.
 pub fn heap_stats() -> (u64, u64) {
     let heap = HEAP.lock();
-    (heap.stats_alloc_actual() as u64, heap.stats_total_bytes() as u64)
+    (
+        heap.stats_alloc_actual() as u64,
+        heap.stats_total_bytes() as u64,
+    )
 }

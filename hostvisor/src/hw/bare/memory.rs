@@ -19,7 +19,9 @@ static POOL: Mutex<([(u64, u64); MAX_RANGES], usize)> = Mutex::new(([(0, 0); MAX
 pub fn pool_add(start: u64, end: u64) -> bool {
     let mut pool = POOL.lock();
     let (ranges, count) = &mut *pool;
-    let Some(slot) = ranges.get_mut(*count) else { return false };
+    let Some(slot) = ranges.get_mut(*count) else {
+        return false;
+    };
     *slot = (start, end);
     *count += 1;
     true
@@ -27,15 +29,25 @@ pub fn pool_add(start: u64, end: u64) -> bool {
 
 /// True if any of the range is in the pool or cannot be judged.
 pub(super) fn in_pool(start: u64, bytes: u64) -> bool {
-    let Some(end) = start.checked_add(bytes) else { return true };
+    let Some(end) = start.checked_add(bytes) else {
+        return true;
+    };
     let pool = POOL.lock();
-    pool.0.iter().take(pool.1).any(|&(s, e)| start < e && s < end)
+    pool.0
+        .iter()
+        .take(pool.1)
+        .any(|&(s, e)| start < e && s < end)
 }
 
 fn wholly_in_pool(start: u64, bytes: u64) -> bool {
-    let Some(end) = start.checked_add(bytes) else { return false };
+    let Some(end) = start.checked_add(bytes) else {
+        return false;
+    };
     let pool = POOL.lock();
-    pool.0.iter().take(pool.1).any(|&(s, e)| s <= start && end <= e)
+    pool.0
+        .iter()
+        .take(pool.1)
+        .any(|&(s, e)| s <= start && end <= e)
 }
 
 /// Lets `fill` write `bytes` of pool memory at `start`, whose contents it must not rely on. False, and `fill`
@@ -45,7 +57,9 @@ pub fn pool_fill(start: u64, bytes: u64, fill: impl FnOnce(&mut [u8])) -> bool {
     if !wholly_in_pool(start, bytes) {
         return false;
     }
-    let Some(_one) = ONE.try_lock() else { return false };
+    let Some(_one) = ONE.try_lock() else {
+        return false;
+    };
     // SAFETY: pool memory is mapped, no Rust object lives in it, every bit pattern is a u8, and the lock
     // makes this the only slice over it.
     fill(unsafe { core::slice::from_raw_parts_mut(start as *mut u8, bytes as usize) });
@@ -83,7 +97,8 @@ impl RunPage {
     /// The run page in pool frame `address`, or `None` if that is not a page of the pool.
     #[must_use]
     pub fn new(address: u64) -> Option<Self> {
-        (address % PAGE_SIZE == 0 && wholly_in_pool(address, PAGE_SIZE)).then_some(Self(address))
+        (address.is_multiple_of(PAGE_SIZE) && wholly_in_pool(address, PAGE_SIZE))
+            .then_some(Self(address))
     }
 
     /// Word `index`.
@@ -121,7 +136,7 @@ pub fn boot_bytes(start: u64, bytes: u64) -> Option<&'static [u8]> {
 /// The same for 64-bit words.
 #[must_use]
 pub fn boot_words(start: u64, count: u64) -> Option<&'static [u64]> {
-    if start % 8 != 0 {
+    if !start.is_multiple_of(8) {
         return None;
     }
     boot_bytes(start, count.checked_mul(8)?)?;
@@ -164,7 +179,10 @@ unsafe extern "C" {
 fn outcome(probe: Probe) -> Result<u64, Fault> {
     match probe.esr {
         0 => Ok(probe.value),
-        esr => Err(Fault { esr, far: probe.value }),
+        esr => Err(Fault {
+            esr,
+            far: probe.value,
+        }),
     }
 }
 
@@ -178,7 +196,10 @@ pub fn probe(at: u64) -> Result<u64, Fault> {
 /// RAM that the hostvisor itself lives in, which is everything but the pool and `foreign`.
 pub fn probe_write(at: u64, value: u64, foreign: &[(u64, u64)]) -> Option<Result<(), Fault>> {
     let at = at & !7;
-    let allowed = wholly_in_pool(at, 8) || foreign.iter().any(|&(base, size)| at >= base && at - base < size);
+    let allowed = wholly_in_pool(at, 8)
+        || foreign
+            .iter()
+            .any(|&(base, size)| at >= base && at - base < size);
     // SAFETY: pool memory, or the corevisor's: no Rust object of this program; a fault continues at the
     // fixup.
     allowed.then(|| outcome(unsafe { hv_probe_write(at, value) }).map(|_| ()))

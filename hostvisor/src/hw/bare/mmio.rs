@@ -18,7 +18,10 @@ impl Mmio {
     #[must_use]
     pub fn map(base: u64, size: u64) -> Option<Self> {
         let end = base.checked_add(size)?;
-        if size == 0 || mmu::is_ram(base, end) || !mmu::map(base & !(PAGE_SIZE - 1), end, Kind::Device) {
+        if size == 0
+            || mmu::is_ram(base, end)
+            || !mmu::map(base & !(PAGE_SIZE - 1), end, Kind::Device)
+        {
             return None;
         }
         Some(Self { base, size })
@@ -27,7 +30,11 @@ impl Mmio {
     #[inline]
     const fn at(self, offset: u64, width: u64) -> Option<u64> {
         // Offsets are constants or bounded by the drivers; one beyond the range does nothing.
-        if offset <= self.size - width { Some(self.base + offset) } else { None }
+        if offset <= self.size - width {
+            Some(self.base + offset)
+        } else {
+            None
+        }
     }
 
     /// Reads a 32-bit register; 0 outside the range.
@@ -35,7 +42,8 @@ impl Mmio {
     #[must_use]
     pub fn read32(self, offset: u64) -> u32 {
         // SAFETY: inside a range that `map` mapped as device memory.
-        self.at(offset, 4).map_or(0, |at| unsafe { (at as *const u32).read_volatile() })
+        self.at(offset, 4)
+            .map_or(0, |at| unsafe { (at as *const u32).read_volatile() })
     }
 
     /// Writes a 32-bit register.
@@ -52,7 +60,8 @@ impl Mmio {
     #[must_use]
     pub fn read64(self, offset: u64) -> u64 {
         // SAFETY: as for `read32`.
-        self.at(offset, 8).map_or(0, |at| unsafe { (at as *const u64).read_volatile() })
+        self.at(offset, 8)
+            .map_or(0, |at| unsafe { (at as *const u64).read_volatile() })
     }
 
     /// Writes a 64-bit register.

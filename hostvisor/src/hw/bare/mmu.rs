@@ -28,8 +28,12 @@ pub(super) struct Shared<T>(UnsafeCell<T>);
 // `SETTINGS` is only read.
 unsafe impl<T> Sync for Shared<T> {}
 
-pub(super) static SETTINGS: Shared<Settings> =
-    Shared(UnsafeCell::new(Settings { mair: 0, tcr: 0, ttbr0: 0, sctlr: 0 }));
+pub(super) static SETTINGS: Shared<Settings> = Shared(UnsafeCell::new(Settings {
+    mair: 0,
+    tcr: 0,
+    ttbr0: 0,
+    sctlr: 0,
+}));
 static TABLES: Shared<PageTables> = Shared(UnsafeCell::new(PageTables::new()));
 static LOCK: spin::Mutex<()> = spin::Mutex::new(());
 
@@ -37,8 +41,20 @@ static LOCK: spin::Mutex<()> = spin::Mutex::new(());
 const TCR: u64 = 16 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23;
 /// SCTLR_EL1: M, C, SA, SA0, I, WXN and the bits that are RES1 in Armv8.0 (EOS, ITD off, nTWI, EIS, SPAN,
 /// nTLSMD, LSMAOE).
-const SCTLR: u64 = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 12 | 1 << 19
-    | 1 << 11 | 1 << 16 | 1 << 18 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 28 | 1 << 29;
+const SCTLR: u64 = 1
+    | 1 << 2
+    | 1 << 3
+    | 1 << 4
+    | 1 << 12
+    | 1 << 19
+    | 1 << 11
+    | 1 << 16
+    | 1 << 18
+    | 1 << 20
+    | 1 << 22
+    | 1 << 23
+    | 1 << 28
+    | 1 << 29;
 
 /// Maps the hostvisor's own memory and the device tree. Runs with the MMU off: no atomics here.
 pub(super) extern "C" fn build(image: u64, reserved: u64, fdt: u64) {
@@ -51,7 +67,12 @@ pub(super) extern "C" fn build(image: u64, reserved: u64, fdt: u64) {
     ok &= tables.map(text_end, rodata_end, Kind::Constant).is_ok();
     let mut page = rodata_end;
     while page < image_end {
-        ok &= entry::is_guard(page) || tables.map(page, page + PAGE_SIZE, Kind::Data).is_ok();
+        let kind = if entry::is_guard(page) {
+            Kind::Guard
+        } else {
+            Kind::Data
+        };
+        ok &= tables.map(page, page + PAGE_SIZE, kind).is_ok();
         page += PAGE_SIZE;
     }
     if image_end < image + reserved {
@@ -60,9 +81,11 @@ pub(super) extern "C" fn build(image: u64, reserved: u64, fdt: u64) {
     // The tree is at most 2 MiB long (boot protocol), the core's regions lie behind it.
     let start = fdt & !(BLOCK_2M - 1);
     ok &= tables.map(start, start + 2 * BLOCK_2M, Kind::Data).is_ok();
-    while !ok {
+    if !ok {
         // No console yet and no table to go on with: cannot happen with the pool's size.
-        core::hint::spin_loop();
+        loop {
+            core::hint::spin_loop();
+        }
     }
     let mmfr0: u64;
     // SAFETY: reading an ID register.
@@ -83,7 +106,9 @@ pub(super) fn map(start: u64, end: u64, kind: Kind) -> bool {
         Kind::Device => (down(start), up(end)),
         _ => (up(start), down(end)),
     };
-    let (Some(start), Some(end)) = (start, end) else { return false };
+    let (Some(start), Some(end)) = (start, end) else {
+        return false;
+    };
     let _guard = LOCK.lock();
     // SAFETY: the lock makes this the only reference; the MMU reads entries as whole words.
     let tables = unsafe { &mut *TABLES.0.get() };
@@ -102,9 +127,9 @@ pub(super) fn is_ram(start: u64, end: u64) -> bool {
     ram.0.iter().take(ram.1).any(|&(s, e)| start < e && s < end)
 }
 
-/// Address of the image.
-pub(super) fn image_base() -> u64 {
-    (&raw const __image_start).addr() as u64
+/// Addresses of the image's instructions.
+pub(super) fn text() -> core::ops::Range<u64> {
+    (&raw const __image_start).addr() as u64..(&raw const __text_end).addr() as u64
 }
 
 /// Maps RAM (whole 2 MiB blocks of it) as ordinary memory. False if tables run out.
@@ -112,7 +137,9 @@ pub fn map_ram(start: u64, end: u64) -> bool {
     {
         let mut ram = RAM.lock();
         let (ranges, count) = &mut *ram;
-        let Some(slot) = ranges.get_mut(*count) else { return false };
+        let Some(slot) = ranges.get_mut(*count) else {
+            return false;
+        };
         *slot = (start, end);
         *count += 1;
     }

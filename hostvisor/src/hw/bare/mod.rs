@@ -12,7 +12,9 @@ mod vectors;
 pub use call::{hypercall, smc};
 pub use entry::start_cpu;
 pub use heap::{heap_add, heap_stats};
-pub use memory::{RunPage, boot_bytes, boot_words, pool_add, pool_fill, pool_zero, probe, probe_write};
+pub use memory::{
+    RunPage, boot_bytes, boot_words, pool_add, pool_fill, pool_zero, probe, probe_write,
+};
 pub use mmio::Mmio;
 pub use mmu::map_ram;
 pub use regs::{

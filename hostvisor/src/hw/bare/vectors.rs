@@ -111,7 +111,9 @@ struct LastWords;
 
 impl Write for LastWords {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let Some(uart) = OUTPUT.get() else { return Ok(()) };
+        let Some(uart) = OUTPUT.get() else {
+            return Ok(());
+        };
         for byte in text.bytes() {
             // PL011: UARTFR.TXFF, UARTDR.
             while uart.read32(0x18) & 1 << 5 != 0 {}
@@ -127,8 +129,11 @@ extern "C" fn handle(kind: u64, frame: &mut Frame) {
     unsafe {
         asm!("mrs {}, esr_el1", "mrs {}, far_el1", out(reg) esr, out(reg) far, options(nomem, nostack));
     }
-    let probes = [hv_probe_read_at as unsafe extern "C" fn(), hv_probe_write_at];
-    let synchronous = kind % 4 == 0;
+    let probes = [
+        hv_probe_read_at as unsafe extern "C" fn(),
+        hv_probe_write_at,
+    ];
+    let synchronous = kind.is_multiple_of(4);
     if synchronous && probes.iter().any(|&p| p as usize as u64 == frame.elr) {
         frame.elr = hv_probe_fixup as unsafe extern "C" fn() as usize as u64;
         frame.x[0] = esr;
@@ -148,26 +153,27 @@ extern "C" fn handle(kind: u64, frame: &mut Frame) {
         }
         let _ = out.write_str("\r\n");
     }
-    backtrace(frame.x[29], frame.x[30]);
+    backtrace(frame.sp, frame.x[30]);
     stop()
 }
 
-/// Prints return addresses, as offsets into the image, by the chain of frame records.
-fn backtrace(mut fp: u64, lr: u64) {
-    let base = super::mmu::image_base();
+/// Prints what on this CPU's stack, from `sp` up, may be a return address: offsets into the image. Without frame
+/// pointers, which would cost on every call, that is the best there is.
+fn backtrace(sp: u64, lr: u64) {
+    let text = super::mmu::text();
     let (low, high) = entry::stack_range(super::cpu_index());
     let mut out = LastWords;
-    let _ = write!(out, "  backtrace (image offsets): {:#x}", lr.wrapping_sub(base));
-    for _ in 0..16 {
-        if fp < low || fp + 16 > high || fp % 8 != 0 {
-            break;
-        }
-        let (Ok(next), Ok(ret)) = (super::probe(fp), super::probe(fp + 8)) else { break };
-        let _ = write!(out, " {:#x}", ret.wrapping_sub(base));
-        if next <= fp {
-            break;
-        }
-        fp = next;
+    let _ = write!(
+        out,
+        "  return addresses (image offsets): {:#x}",
+        lr.wrapping_sub(text.start)
+    );
+    let words = (sp.clamp(low, high)..high).step_by(8);
+    let addresses = words
+        .filter_map(|at| super::probe(at).ok())
+        .filter(|word| text.contains(word));
+    for address in addresses.take(24) {
+        let _ = write!(out, " {:#x}", address - text.start);
     }
     let _ = out.write_str("\r\n");
 }
@@ -177,16 +183,20 @@ fn last_words(what: fmt::Arguments<'_>) {
         // Another CPU is already at it, or this one failed while telling.
         stop();
     }
-    let _ = write!(LastWords, "\r\n[host] fatal: CPU {}: {what}\r\n", super::cpu_index());
+    let _ = write!(
+        LastWords,
+        "\r\n[host] fatal: CPU {}: {what}\r\n",
+        super::cpu_index()
+    );
 }
 
 /// Says why on the console, and switches the machine off.
 pub fn fatal(why: fmt::Arguments<'_>) -> ! {
     last_words(why);
-    let fp: u64;
-    // SAFETY: reading the frame pointer.
-    unsafe { asm!("mov {}, x29", out(reg) fp, options(nomem, nostack)) };
-    backtrace(fp, 0);
+    let sp: u64;
+    // SAFETY: reading the stack pointer.
+    unsafe { asm!("mov {}, sp", out(reg) sp, options(nomem, nostack)) };
+    backtrace(sp, 0);
     stop()
 }
 

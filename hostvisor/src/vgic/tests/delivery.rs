@@ -389,3 +389,18 @@ fn a_virtual_timer_made_pending_by_software_while_active_is_not_left_waiting_for
     let _ = guest.refresh(&mut vgic, 0);
     assert_eq!(guest.acknowledge(), Some(VTIMER));
 }
+
+#[test]
+fn where_an_spi_once_was_active_does_not_matter_after_it_moved() {
+    let mut vgic = running(2);
+    let mut guest = Interface::default();
+    let _ = vgic.set_level(0, 40, true);
+    guest.enter(&mut vgic, 0);
+    assert_eq!(guest.acknowledge(), Some(40));
+    let _ = vgic.set_level(0, 40, false);
+    let _ = route(&mut vgic, 40, 1);
+    guest.end();
+    let _ = guest.exit(&mut vgic, 0);
+    assert_eq!(write_bit(&mut vgic, 0, 40, ISACTIVER), KickMask(0b10));
+    assert_consistent(&vgic);
+}

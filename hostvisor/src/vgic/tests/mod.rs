@@ -165,14 +165,11 @@ fn assert_consistent(vgic: &Vgic) {
                 spis_todo[1 + spi / 32] |= queued << (spi % 32);
             }
         }
-        for index in 0..BLOCKS {
-            let expected = if index == 0 {
-                cpu.private.queued
-            } else {
-                spis_todo[index]
-            };
-            assert_eq!(cpu.todo[index], expected, "vCPU {vcpu}, word {index}");
-            assert_eq!(cpu.summary >> index & 1, u32::from(expected != 0));
+        let mut expected = spis_todo;
+        expected[0] = cpu.private.queued;
+        assert_eq!(cpu.todo, expected, "vCPU {vcpu}");
+        for (index, &word) in expected.iter().enumerate() {
+            assert_eq!(cpu.summary >> index & 1, u32::from(word != 0));
         }
     }
     let blocks = (0..vgic.cpus.len())

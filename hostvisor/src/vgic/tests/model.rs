@@ -209,8 +209,8 @@ impl Machine {
     }
 
     /// Does `op` to both, except for what guests do to their CPU interfaces. True if the ideal GIC
-    /// acts on it at once where list registers need an exit that nobody is kicked for: a pending
-    /// interrupt that is withdrawn, or gets another priority.
+    /// acts on it at once where list registers need an exit that nobody is kicked for: an interrupt
+    /// that gets another priority or trigger.
     fn apply(&mut self, op: Op) -> bool {
         let mut quiet = false;
         let kick = match op {
@@ -230,7 +230,6 @@ impl Machine {
                     let irq = self.ideal.find(vcpu, intid);
                     irq.latch |= irq.edge && level && !irq.line;
                     irq.line = level;
-                    quiet = !level;
                 }
                 self.vgic.set_level(vcpu, intid, level)
             }
@@ -446,10 +445,8 @@ impl Edges {
                     vcpu,
                     intid,
                     level: true,
-                } if irq.intid == intid && here(vcpu) => {
-                    if irq.edge && !irq.line && intid >= 16 {
-                        self.add(irq, vcpu);
-                    }
+                } if irq.intid == intid && here(vcpu) && irq.edge && !irq.line && intid >= 16 => {
+                    self.add(irq, vcpu);
                 }
                 Op::Pulse { vcpu, intid }
                     if irq.intid == intid && here(vcpu) && irq.edge && intid >= 16 =>
