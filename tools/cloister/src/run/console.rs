@@ -72,6 +72,10 @@ pub(crate) fn run(qemu: &Qemu, line: &[OsString], args: &RunArgs, interactive: b
     let ended_by_itself = matches!(end, Ok(End::Console));
     let status = stop(&mut child, ended_by_itself);
     drop(raw);
+    if watch.in_line() {
+        // Our own last words start a line.
+        let _ = writeln!(io::stdout());
+    }
     watch.finish();
     conclude(end?, status, &watch, args, interactive)
 }

@@ -33,6 +33,11 @@ impl Watch {
         }
     }
 
+    /// True if the console stopped in the middle of a line.
+    pub(crate) fn in_line(&self) -> bool {
+        !self.line.is_empty()
+    }
+
     /// The console has ended.
     pub(crate) fn finish(&mut self) {
         if !self.line.is_empty() {

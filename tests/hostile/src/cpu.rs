@@ -1,0 +1,105 @@
+//! This CPU: number, counter, timer, interrupts, maintenance.
+
+use core::arch::asm;
+
+/// Reads a system register by name.
+macro_rules! mrs {
+    ($name:expr) => {{
+        let value: u64;
+        // SAFETY: reading a register of this exception level.
+        unsafe { core::arch::asm!(concat!("mrs {}, ", $name), out(reg) value, options(nostack)) };
+        value
+    }};
+}
+
+/// Writes a system register by name.
+macro_rules! msr {
+    ($name:expr, $value:expr) => {{
+        let value: u64 = $value;
+        // SAFETY: registers that this program owns and that its compiled code does not depend on.
+        unsafe { core::arch::asm!(concat!("msr ", $name, ", {}"), "isb", in(reg) value, options(nostack)) };
+    }};
+}
+pub(crate) use {mrs, msr};
+
+/// This CPU's number.
+pub fn index() -> usize {
+    mrs!("tpidr_el1") as usize % abi::MAX_CPUS
+}
+
+/// The exception level it runs at.
+pub fn level() -> u64 {
+    mrs!("currentel") >> 2 & 3
+}
+
+/// The physical counter.
+pub fn now() -> u64 {
+    mrs!("cntpct_el0")
+}
+
+/// Ticks of the counter in `milliseconds`.
+pub fn ticks(milliseconds: u64) -> u64 {
+    mrs!("cntfrq_el0") * milliseconds / 1000
+}
+
+/// An interrupt ends what runs on this CPU in `milliseconds`.
+pub fn arm_timer(milliseconds: u64) {
+    msr!("cntp_cval_el0", now() + ticks(milliseconds));
+    msr!("cntp_ctl_el0", 1);
+}
+
+/// The timer is off.
+pub fn stop_timer() {
+    msr!("cntp_ctl_el0", 2);
+}
+
+/// Acknowledges and ends what is pending; answers its INTID.
+pub fn take_interrupt() -> u32 {
+    let intid = mrs!("s3_0_c12_c12_0") as u32 & 0xff_ffff;
+    if intid < 1020 {
+        msr!("s3_0_c12_c12_1", u64::from(intid));
+    }
+    intid
+}
+
+/// Lets interrupts reach this CPU's interface; DAIF stays masked.
+pub fn enable_interrupts() {
+    msr!("s3_0_c4_c6_0", 0xff);
+    msr!("s3_0_c12_c12_7", 1);
+}
+
+/// Sends SGI 0 to CPU `index`.
+pub fn kick(index: usize) {
+    barrier();
+    msr!("s3_0_c12_c11_5", 1u64 << index);
+}
+
+/// Waits for an interrupt.
+pub fn wait() {
+    // SAFETY: waits.
+    unsafe { asm!("dsb sy", "wfi", options(nostack)) };
+}
+
+/// Everything before is done before everything after.
+pub fn barrier() {
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb sy", "isb", options(nostack)) };
+}
+
+/// Drops this program's own translations.
+pub fn flush_own_tlb() {
+    // SAFETY: stage 1 never changes but for TTBR1; translations come back.
+    unsafe { asm!("dsb sy", "tlbi vmalle1is", "dsb sy", "isb", options(nostack)) };
+}
+
+/// Makes what was written at `start` visible to instruction fetch and to a world with caches off.
+pub fn sync_code(start: u64, bytes: u64) {
+    let mut at = start & !63;
+    while at < start + bytes {
+        // SAFETY: cleans memory that this program has just written.
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack)) };
+        at += 64;
+    }
+    // SAFETY: barriers and instruction cache invalidation.
+    unsafe { asm!("dsb sy", "ic iallu", "dsb sy", "isb", options(nostack)) };
+}

@@ -1,0 +1,95 @@
+//! The other CPUs: they wait for work, do it together, and wait again.
+
+use crate::{access, board, call, cpu, entry};
+use abi::hypercall::CoreInfo;
+use abi::{MAX_CPUS, psci};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+type Work<'a> = &'a (dyn Fn(usize) + Sync);
+
+static WORK: AtomicUsize = AtomicUsize::new(0);
+static ROUND: AtomicU64 = AtomicU64::new(0);
+static WANTED: AtomicUsize = AtomicUsize::new(0);
+static DONE: AtomicUsize = AtomicUsize::new(0);
+static UP: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// CPUs of the machine.
+pub fn count() -> usize {
+    (call::info(CoreInfo::Cpus) as usize).min(MAX_CPUS)
+}
+
+/// MPIDR_EL1 affinity of CPU `index`.
+pub fn mpidr(index: usize) -> u64 {
+    index as u64
+}
+
+/// This CPU's interrupts: timer and SGI 0.
+pub fn set_up_interrupts() {
+    let frame = board::GICR + board::GICR_STRIDE * cpu::index() as u64 + 0x1_0000;
+    // GICR_IGROUPR0, GICR_ISENABLER0.
+    let _ = access::write32(frame + 0x80, u32::MAX);
+    let _ = access::write32(frame + 0x100, 1 << board::TIMER_INTID | 1);
+    cpu::stop_timer();
+    cpu::enable_interrupts();
+}
+
+/// Starts CPU `index`; PSCI's answer.
+pub fn start(index: usize) -> i64 {
+    call::smc(psci::CPU_ON_64.into(), &[mpidr(index), entry::other_entry(), index as u64])
+}
+
+/// Starts all CPUs.
+pub fn start_all() {
+    // GICD_CTLR: affinity routing, group 1.
+    let _ = access::write32(board::GICD, 0x12);
+    set_up_interrupts();
+    for index in 1..count() {
+        assert_eq!(start(index), 0, "CPU {index} does not start");
+        while UP[index].load(Ordering::Acquire) == 0 {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// What a CPU but the first does for ever.
+pub fn serve(index: usize) -> ! {
+    assert_eq!(cpu::level(), 1, "CPU {index} runs at EL{}", cpu::level());
+    set_up_interrupts();
+    let mut round = ROUND.load(Ordering::SeqCst);
+    UP[index].fetch_add(1, Ordering::Release);
+    loop {
+        while ROUND.load(Ordering::SeqCst) == round {
+            cpu::wait();
+            while cpu::take_interrupt() < 1020 {}
+        }
+        round = ROUND.load(Ordering::SeqCst);
+        if index < WANTED.load(Ordering::SeqCst) {
+            let work = WORK.load(Ordering::SeqCst) as *const Work<'_>;
+            // SAFETY: `together` keeps the work alive until this CPU counts itself done.
+            let work = unsafe { *work };
+            work(index);
+            DONE.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Runs `work(i)` on CPUs 0 to `cpus - 1` at the same time; back when all are done.
+pub fn together(cpus: usize, work: Work<'_>) {
+    DONE.store(1, Ordering::SeqCst);
+    WANTED.store(cpus, Ordering::SeqCst);
+    WORK.store((&raw const work) as usize, Ordering::SeqCst);
+    ROUND.fetch_add(1, Ordering::SeqCst);
+    (1..cpus).for_each(cpu::kick);
+    work(0);
+    while DONE.load(Ordering::SeqCst) < cpus {
+        core::hint::spin_loop();
+    }
+}
+
+/// All CPUs that take part in the next step meet here: each counts itself, and waits for `all`.
+pub fn meet(counter: &AtomicUsize, all: usize) {
+    counter.fetch_add(1, Ordering::SeqCst);
+    while counter.load(Ordering::SeqCst) < all {
+        core::hint::spin_loop();
+    }
+}
