@@ -122,11 +122,10 @@ impl Cpu {
         }
     }
 
-    /// True if a slice runs.
+    /// True if a slice runs. One that is over, with nobody waiting at the time, runs no more.
     #[must_use]
     pub fn has_slice(&self) -> bool {
         self.slice_end.load(Ordering::Relaxed) != u64::MAX
-            || self.slice_over.load(Ordering::Relaxed)
     }
 
     fn program(&self, timers: u64) {

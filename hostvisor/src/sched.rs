@@ -214,15 +214,25 @@ impl<T> Scheduler<T> {
             tasks.push_back(task);
             queue.length.fetch_add(1, Ordering::SeqCst)
         };
-        if was_idle || before == 0 {
-            Placed::Notify(target)
-        } else {
-            Placed::Quiet
+        if was_idle {
+            return Placed::Notify(target);
+        }
+        // One that fell asleep between the choice and the queueing has not seen the task.
+        match self.take_idle(home) {
+            Some(idle) => Placed::Notify(idle),
+            None if before == 0 => Placed::Notify(target),
+            None => Placed::Quiet,
         }
     }
 
-    /// Chooses a CPU; an idle one is taken out of the idle set, so that the next task goes elsewhere.
+    /// Chooses a CPU: an idle one if there is any, else `home`.
     fn place(&self, home: usize) -> (usize, bool) {
+        let idle = self.take_idle(home);
+        (idle.unwrap_or(home), idle.is_some())
+    }
+
+    /// Takes an idle CPU, best `home`, out of the idle set, so that the next task goes elsewhere.
+    fn take_idle(&self, home: usize) -> Option<usize> {
         let mut idle = self.idle.load(Ordering::SeqCst);
         while idle != 0 {
             let home_bit = idle & 1 << (home % MAX_CPUS);
@@ -233,11 +243,11 @@ impl<T> Scheduler<T> {
             };
             let before = self.idle.fetch_and(!bit, Ordering::SeqCst);
             if before & bit != 0 {
-                return (bit.trailing_zeros() as usize, true);
+                return Some(bit.trailing_zeros() as usize);
             }
             idle = before;
         }
-        (home, false)
+        None
     }
 
     /// The next task for `cpu`: from its own queue, else the one that waits longest in another.

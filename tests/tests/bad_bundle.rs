@@ -22,7 +22,7 @@ fn good_vm_runs_and_one_line_names(bundle: &[u8], words: &[&str]) -> Run {
     let text = run.text();
     let naming: Vec<&str> = text
         .lines()
-        .filter(|line| line.starts_with("[host]") && words.iter().all(|w| line.contains(w)))
+        .filter(|line| line.starts_with("[host] error") && words.iter().all(|w| line.contains(w)))
         .collect();
     run.check(
         naming.len() == 1,

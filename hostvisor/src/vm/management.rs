@@ -122,7 +122,7 @@ impl Manage for Manager {
         let slot = self.slot_mut(name)?;
         match slot.state() {
             VmState::Running => slot.stop(),
-            VmState::Stopping if slot.wanted => slot.wanted = false,
+            VmState::Stopping if slot.wanted => slot.stay_stopped(),
             _ => return slot.refuse(),
         }
         Ok(())
@@ -143,7 +143,7 @@ impl Manage for Manager {
         let slot = self.slot_mut(name)?;
         match slot.state() {
             VmState::Running | VmState::Starting => slot.stop(),
-            VmState::Stopping if slot.wanted => {}
+            VmState::Stopping if slot.wanted => slot.stay_stopped(),
             _ => return slot.refuse(),
         }
         slot.wanted = false;

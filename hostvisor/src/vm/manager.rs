@@ -358,6 +358,14 @@ impl Slot {
         }
     }
 
+    /// A VM on its way to a restart does not start again.
+    pub(super) fn stay_stopped(&mut self) {
+        let text = "stopped: on request";
+        log::info!(target: VERDICT, "vm {}: {text}", self.name);
+        self.end = Some(text.to_string());
+        self.wanted = false;
+    }
+
     /// Sees to it that a VM in any stage ends up stopped.
     pub(super) fn stop(&mut self) {
         self.stage = match core::mem::replace(&mut self.stage, Stage::Stopped) {

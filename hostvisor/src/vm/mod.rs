@@ -5,6 +5,7 @@
 //! `devices`, `vgic`; then run queues and timers. Nothing is kicked with `vgic` or `devices` held.
 
 pub mod build;
+mod exits;
 pub mod loader;
 pub mod management;
 pub mod manager;
@@ -14,7 +15,7 @@ pub mod teardown;
 use crate::cpu;
 use crate::devices::Devices;
 use crate::hw::{self, RunPage};
-use crate::sched::{Kick, Phase, RunState};
+use crate::sched::{Kick, RunState};
 use crate::vgic::{KickMask, Vgic};
 use abi::MAX_VCPUS;
 use abi::run::{ExitReason, MAX_LIST_REGISTERS};
@@ -254,13 +255,5 @@ impl Vm {
             }
         }
         sum
-    }
-
-    /// What vCPU `index` is doing.
-    #[must_use]
-    pub fn phase(&self, index: usize) -> (Phase, usize) {
-        self.vcpus
-            .get(index)
-            .map_or((Phase::Off, 0), |v| v.state.get())
     }
 }

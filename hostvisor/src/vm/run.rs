@@ -6,9 +6,8 @@
 
 use super::{End, Local, Vcpu, VcpuRef, Vm};
 use crate::cpu::{self, Cpu, SCHEDULER, count};
-use crate::devices::{Line, Target, decode};
 use crate::vgic::{KickMask, Vgic};
-use crate::{clock, console, gic, hw, interrupts, service};
+use crate::{gic, hw, interrupts, service};
 use abi::run::{self as page, ExitReason};
 use abi::{Error, HostCall};
 use alloc::format;
@@ -33,14 +32,14 @@ pub fn set_list_registers(number: usize) {
 
 /// Why the vCPU leaves the CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Leave {
+pub(super) enum Leave {
     Block,
     GiveWay,
     Off,
 }
 
 /// What to do after an exit was served.
-enum Next {
+pub(super) enum Next {
     /// Enter the guest again.
     Again,
     Leave(Leave),
@@ -114,17 +113,17 @@ fn slice(me: usize) -> Option<u64> {
 }
 
 /// A vCPU on a CPU.
-struct Running<'a> {
-    me: usize,
-    this: &'static Cpu,
-    task: &'a VcpuRef,
-    vm: &'a Arc<Vm>,
-    vcpu: &'a Vcpu,
-    local: &'a mut Local,
+pub(super) struct Running<'a> {
+    pub(super) me: usize,
+    pub(super) this: &'static Cpu,
+    pub(super) task: &'a VcpuRef,
+    pub(super) vm: &'a Arc<Vm>,
+    pub(super) vcpu: &'a Vcpu,
+    pub(super) local: &'a mut Local,
     /// List registers may not be what the vGIC wants.
-    refresh: bool,
+    pub(super) refresh: bool,
     /// What becomes of the access that caused the last exit: ENTRY_FLAGS.
-    reply: u64,
+    pub(super) reply: u64,
 }
 
 impl<'a> Running<'a> {
@@ -137,14 +136,14 @@ impl<'a> Running<'a> {
     }
 
     /// The guest's physical timer is not in hardware while it runs: a soft timer is.
-    fn arm_physical_timer(&mut self) {
+    pub(super) fn arm_physical_timer(&mut self) {
         let deadline = self.local.page.read(page::PTIMER_DEADLINE);
         if deadline != u64::MAX && deadline > hw::now() {
             self.arm(deadline);
         }
     }
 
-    fn arm(&mut self, deadline: u64) {
+    pub(super) fn arm(&mut self, deadline: u64) {
         self.local.timer_on = Some(self.me);
         self.this.arm(self.task.clone(), deadline);
     }
@@ -259,7 +258,7 @@ impl<'a> Running<'a> {
 
     /// Tells the vGIC what the guest made of its list registers, and the timers' levels. Answers the vGIC,
     /// locked still, and whom to kick once it is not.
-    fn settle(&mut self) -> (MutexGuard<'a, Vgic>, KickMask) {
+    pub(super) fn settle(&mut self) -> (MutexGuard<'a, Vgic>, KickMask) {
         let lines = self.lines_now();
         let index = self.task.index;
         let local = &mut *self.local;
@@ -308,7 +307,7 @@ impl<'a> Running<'a> {
     }
 
     /// Works on the vGIC, whose state is brought up to date first; kicks whom that concerns.
-    fn with_vgic(&mut self, work: impl FnOnce(&mut Vgic, usize) -> KickMask) {
+    pub(super) fn with_vgic(&mut self, work: impl FnOnce(&mut Vgic, usize) -> KickMask) {
         let index = self.task.index;
         let mut kicks = KickMask::NONE;
         if self.refresh {
@@ -322,7 +321,7 @@ impl<'a> Running<'a> {
 
     /// Kicks others; a kick for this vCPU itself is a refresh.
     #[inline]
-    fn kick(&mut self, kicks: KickMask) {
+    pub(super) fn kick(&mut self, kicks: KickMask) {
         if !kicks.is_empty() {
             self.refresh |= kicks.contains(self.task.index);
             self.vm.kick_all(kicks.without(self.task.index));
@@ -331,166 +330,9 @@ impl<'a> Running<'a> {
     }
 
     /// If somebody waits for this CPU, the slice starts.
-    fn share(&self) {
+    pub(super) fn share(&self) {
         if SCHEDULER.waiting(self.me) && !self.this.has_slice() {
             self.this.start_slice(slice(self.me));
-        }
-    }
-
-    fn serve(&mut self, reason: Option<ExitReason>, [a, b, c]: [u64; 3]) -> Next {
-        match reason {
-            Some(ExitReason::MmioWrite) => self.mmio_write(a, b, c),
-            Some(ExitReason::MmioRead) => self.mmio_read(a, b),
-            Some(ExitReason::Irq) => return self.interrupted(),
-            Some(ExitReason::Wfi) => return self.wait(),
-            Some(ExitReason::Sgi) => {
-                self.with_vgic(|vgic, index| vgic.send_sgi(index, a));
-            }
-            Some(ExitReason::Timer) => {
-                self.refresh = true;
-                if self.local.timer_on.take() == Some(self.me) {
-                    self.this.disarm(self.task.key());
-                }
-                self.arm_physical_timer();
-            }
-            Some(ExitReason::Wfe) if SCHEDULER.waiting(self.me) => {
-                return Next::Leave(Leave::GiveWay);
-            }
-            Some(ExitReason::Wfe) => {}
-            Some(ExitReason::CpuOn) => {
-                // The core has found the target off. Where that is not yet known here, the CPU it ran on is
-                // just about to say so.
-                while !self.vm.power_on(a as usize) && !self.vm.is_stopping() {
-                    core::hint::spin_loop();
-                }
-                self.share();
-            }
-            Some(ExitReason::CpuOff) => return Next::Leave(Leave::Off),
-            Some(ExitReason::SystemOff) => {
-                self.vm.stop(Some(End::PoweredOff));
-                return Next::Leave(Leave::Off);
-            }
-            Some(ExitReason::SystemReset) => {
-                self.vm.stop(Some(End::Reset));
-                return Next::Leave(Leave::Off);
-            }
-            Some(ExitReason::SError) => {
-                let what = "a physical SError arrived while it ran";
-                self.vm.stop(Some(End::Failed(what.into())));
-                return Next::Leave(Leave::Off);
-            }
-            Some(ExitReason::MemFault) => self.reply = page::ENTRY_ABORT,
-            None => {
-                self.vm.stop(Some(End::Failed(
-                    "the core gave an unknown exit reason".into(),
-                )));
-                return Next::Leave(Leave::Off);
-            }
-        }
-        Next::Again
-    }
-
-    /// A physical interrupt ended the run.
-    fn interrupted(&mut self) -> Next {
-        interrupts::poll(self.me);
-        self.this.run_timers();
-        let waiting = SCHEDULER.waiting(self.me);
-        let slice_over = self.this.slice_over.load(Ordering::Relaxed);
-        if self.me == 0 && service::has_work() || slice_over && waiting {
-            return Next::Leave(Leave::GiveWay);
-        }
-        self.share();
-        Next::Again
-    }
-
-    /// The guest waits for an interrupt.
-    fn wait(&mut self) -> Next {
-        // What is kicked before this point is in the vGIC, and seen; after it, blocking fails.
-        self.vcpu.state.take_kick();
-        let index = self.task.index;
-        let (vgic, kicks) = self.settle();
-        let deliverable = vgic.deliverable(index);
-        drop(vgic);
-        self.refresh = true;
-        self.kick(kicks);
-        if deliverable {
-            return Next::Again;
-        }
-        // A line that is high already is told to the vGIC and wakes nobody any more.
-        let due = |line, word| {
-            if self.local.lines & line == 0 {
-                self.local.page.read(word)
-            } else {
-                u64::MAX
-            }
-        };
-        let deadline = due(page::TIMER_VIRTUAL, page::VTIMER_DEADLINE)
-            .min(due(page::TIMER_PHYSICAL, page::PTIMER_DEADLINE));
-        if deadline != u64::MAX {
-            self.arm(deadline);
-        }
-        Next::Leave(Leave::Block)
-    }
-
-    fn mmio_write(&mut self, ipa: u64, size: u64, value: u64) {
-        let target = decode(ipa, size);
-        self.reply(target.is_some(), 0);
-        match target {
-            Some(Target::Gic) => {
-                self.with_vgic(|vgic, _| vgic.write(ipa, size, value));
-                // What this vCPU itself is to be given may have changed.
-                self.refresh = true;
-            }
-            Some(target) => {
-                let written = self
-                    .vm
-                    .devices
-                    .lock()
-                    .write(target, size, value, clock::seconds());
-                if let Some(byte) = written.output {
-                    console::guest_output(self.vm.id, &[byte]);
-                }
-                self.follow(written.line);
-            }
-            None => {}
-        }
-    }
-
-    fn mmio_read(&mut self, ipa: u64, size: u64) {
-        match decode(ipa, size) {
-            Some(Target::Gic) => {
-                let mut value = 0;
-                self.with_vgic(|vgic, _| {
-                    value = vgic.read(ipa, size);
-                    KickMask::NONE
-                });
-                self.reply(true, value);
-            }
-            Some(target) => {
-                let (value, line) = self.vm.devices.lock().read(target, size, clock::seconds());
-                self.reply(true, value);
-                self.follow(line);
-            }
-            None => self.reply(false, 0),
-        }
-    }
-
-    /// Answers the guest's access: a value, or an abort where nobody is.
-    #[inline]
-    fn reply(&mut self, someone: bool, value: u64) {
-        self.local.page.write(page::MMIO_VALUE, value);
-        self.reply = if someone {
-            page::ENTRY_REPLY
-        } else {
-            page::ENTRY_ABORT
-        };
-    }
-
-    /// Takes a device's line to the vGIC.
-    #[inline]
-    fn follow(&mut self, line: Option<Line>) {
-        if let Some(line) = line {
-            self.with_vgic(|vgic, _| vgic.set_level(0, line.intid, line.level));
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) mod class {
     pub(crate) const UNKNOWN: u64 = 0x00;
     pub(crate) const SVC: u64 = 0x15;
     pub(crate) const SYSREG: u64 = 0x18;
+    pub(crate) const SVE: u64 = 0x19;
+    pub(crate) const SME: u64 = 0x1d;
     pub(crate) const FETCH_ABORT: u64 = 0x21;
     pub(crate) const DATA_ABORT: u64 = 0x25;
     pub(crate) const BRK: u64 = 0x3c;
@@ -54,9 +56,14 @@ impl Taken {
         self.esr & 0x3f
     }
 
-    /// An instruction that does not exist here, by either class KVM and hardware use for it.
+    /// An instruction that does not exist here, by either class KVM and hardware use for it. SVE and SME
+    /// that a hypervisor hides but the processor has are disabled by CPACR_EL1 first, with classes of
+    /// their own that no hypervisor sees.
     pub(crate) fn is_undef(&self) -> bool {
-        matches!(self.class(), class::UNKNOWN | class::SYSREG)
+        matches!(
+            self.class(),
+            class::UNKNOWN | class::SYSREG | class::SVE | class::SME
+        )
     }
 
     /// A synchronous external abort of a load or store.

@@ -1,0 +1,170 @@
+//! Serving exits: what each reason asks of the hostvisor.
+
+use super::End;
+use super::run::{Leave, Next, Running};
+use crate::cpu::SCHEDULER;
+use crate::devices::{Line, Target, decode};
+use crate::vgic::KickMask;
+use crate::{clock, console, interrupts, service};
+use abi::run::{self as page, ExitReason};
+use core::sync::atomic::Ordering;
+
+impl Running<'_> {
+    /// Serves one exit.
+    pub(super) fn serve(&mut self, reason: Option<ExitReason>, [a, b, c]: [u64; 3]) -> Next {
+        match reason {
+            Some(ExitReason::MmioWrite) => self.mmio_write(a, b, c),
+            Some(ExitReason::MmioRead) => self.mmio_read(a, b),
+            Some(ExitReason::Irq) => return self.interrupted(),
+            Some(ExitReason::Wfi) => return self.wait(),
+            Some(ExitReason::Sgi) => {
+                self.with_vgic(|vgic, index| vgic.send_sgi(index, a));
+            }
+            Some(ExitReason::Timer) => {
+                self.refresh = true;
+                if self.local.timer_on.take() == Some(self.me) {
+                    self.this.disarm(self.task.key());
+                }
+                self.arm_physical_timer();
+            }
+            Some(ExitReason::Wfe) if SCHEDULER.waiting(self.me) => {
+                return Next::Leave(Leave::GiveWay);
+            }
+            Some(ExitReason::Wfe) => {}
+            Some(ExitReason::CpuOn) => {
+                // The core has found the target off. Where that is not yet known here, the CPU it ran on is
+                // just about to say so.
+                while !self.vm.power_on(a as usize) && !self.vm.is_stopping() {
+                    core::hint::spin_loop();
+                }
+                self.share();
+            }
+            Some(ExitReason::CpuOff) => return Next::Leave(Leave::Off),
+            Some(ExitReason::SystemOff) => {
+                self.vm.stop(Some(End::PoweredOff));
+                return Next::Leave(Leave::Off);
+            }
+            Some(ExitReason::SystemReset) => {
+                self.vm.stop(Some(End::Reset));
+                return Next::Leave(Leave::Off);
+            }
+            Some(ExitReason::SError) => {
+                let what = "a physical SError arrived while it ran";
+                self.vm.stop(Some(End::Failed(what.into())));
+                return Next::Leave(Leave::Off);
+            }
+            Some(ExitReason::MemFault) => self.reply = page::ENTRY_ABORT,
+            None => {
+                self.vm.stop(Some(End::Failed(
+                    "the core gave an unknown exit reason".into(),
+                )));
+                return Next::Leave(Leave::Off);
+            }
+        }
+        Next::Again
+    }
+
+    /// A physical interrupt ended the run.
+    fn interrupted(&mut self) -> Next {
+        interrupts::poll(self.me);
+        self.this.run_timers();
+        let waiting = SCHEDULER.waiting(self.me);
+        let slice_over = self.this.slice_over.load(Ordering::Relaxed);
+        if self.me == 0 && service::has_work() || slice_over && waiting {
+            return Next::Leave(Leave::GiveWay);
+        }
+        self.share();
+        Next::Again
+    }
+
+    /// The guest waits for an interrupt.
+    fn wait(&mut self) -> Next {
+        // What is kicked before this point is in the vGIC, and seen; after it, blocking fails.
+        self.vcpu.state.take_kick();
+        let index = self.task.index;
+        let (vgic, kicks) = self.settle();
+        let deliverable = vgic.deliverable(index);
+        drop(vgic);
+        self.refresh = true;
+        self.kick(kicks);
+        if deliverable {
+            return Next::Again;
+        }
+        // A line that is high already is told to the vGIC and wakes nobody any more.
+        let due = |line, word| {
+            if self.local.lines & line == 0 {
+                self.local.page.read(word)
+            } else {
+                u64::MAX
+            }
+        };
+        let deadline = due(page::TIMER_VIRTUAL, page::VTIMER_DEADLINE)
+            .min(due(page::TIMER_PHYSICAL, page::PTIMER_DEADLINE));
+        if deadline != u64::MAX {
+            self.arm(deadline);
+        }
+        Next::Leave(Leave::Block)
+    }
+
+    fn mmio_write(&mut self, ipa: u64, size: u64, value: u64) {
+        let target = decode(ipa, size);
+        self.reply(target.is_some(), 0);
+        match target {
+            Some(Target::Gic) => {
+                self.with_vgic(|vgic, _| vgic.write(ipa, size, value));
+                // What this vCPU itself is to be given may have changed.
+                self.refresh = true;
+            }
+            Some(target) => {
+                let written = self
+                    .vm
+                    .devices
+                    .lock()
+                    .write(target, size, value, clock::seconds());
+                if let Some(byte) = written.output {
+                    console::guest_output(self.vm.id, &[byte]);
+                }
+                self.follow(written.line);
+            }
+            None => {}
+        }
+    }
+
+    fn mmio_read(&mut self, ipa: u64, size: u64) {
+        match decode(ipa, size) {
+            Some(Target::Gic) => {
+                let mut value = 0;
+                self.with_vgic(|vgic, _| {
+                    value = vgic.read(ipa, size);
+                    KickMask::NONE
+                });
+                self.reply(true, value);
+            }
+            Some(target) => {
+                let (value, line) = self.vm.devices.lock().read(target, size, clock::seconds());
+                self.reply(true, value);
+                self.follow(line);
+            }
+            None => self.reply(false, 0),
+        }
+    }
+
+    /// Answers the guest's access: a value, or an abort where nobody is.
+    #[inline]
+    fn reply(&mut self, someone: bool, value: u64) {
+        self.local.page.write(page::MMIO_VALUE, value);
+        self.reply = if someone {
+            page::ENTRY_REPLY
+        } else {
+            page::ENTRY_ABORT
+        };
+    }
+
+    /// Takes a device's line to the vGIC.
+    #[inline]
+    fn follow(&mut self, line: Option<Line>) {
+        if let Some(line) = line {
+            self.with_vgic(|vgic, _| vgic.set_level(0, line.intid, line.level));
+        }
+    }
+}
