@@ -136,6 +136,9 @@ impl Descriptor {
     /// The descriptor that maps nothing.
     pub const INVALID: Self = Self(0);
 
+    /// Maps nothing, and says that the VM knows the page as a device's.
+    pub const MMIO: Self = Self(1 << 55);
+
     /// Points to the next level's table in the frame at `table`.
     #[must_use]
     pub const fn table(table: PhysAddr) -> Self {

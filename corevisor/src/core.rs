@@ -9,6 +9,7 @@ use crate::vcpu_slot::VcpuSlot;
 use crate::vm::Vms;
 use abi::MAX_CPUS;
 use abi::psci;
+use abi::run::MAX_LIST_REGISTERS;
 use arch::context::{El1Regs, GpRegs};
 use arch::hal::{Cpu, Firmware, WorldRegs};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -85,6 +86,8 @@ pub struct CpuState {
     pub fp_owner: Option<Owner>,
     /// List registers of the processor that may be non-zero.
     pub lrs_loaded: usize,
+    /// List registers on their way from a run page to the processor.
+    pub lrs: [u64; MAX_LIST_REGISTERS],
 }
 
 const OFF: u64 = 0;

@@ -7,10 +7,12 @@
 //! Invariant: a slot's FP home names CPU `c` exactly if the owner recorded by CPU `c` is that vCPU; then
 //! its registers are in CPU `c`, and VCPU_RUN refuses it on any other.
 
+use crate::lock::Relax;
 use crate::vcpu::Vcpu;
 use crate::vcpu_slot::VcpuSlot;
 use arch::hal::Cpu;
 use arch::traps::CPTR_FP_OPEN;
+use spin::relax::RelaxStrategy;
 
 /// Whose state a CPU's FP/SIMD registers hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,7 +57,7 @@ pub fn save<C: Cpu>(cpu: &mut C, cpu_index: usize, owner: Owner, slots: &[VcpuSl
     };
     while slot.is_fp_home(owner.vm, cpu_index) {
         let Ok(mut state) = slot.try_lock() else {
-            core::hint::spin_loop();
+            Relax::relax();
             continue;
         };
         // The lock makes the answer final.

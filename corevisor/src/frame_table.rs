@@ -5,6 +5,8 @@
 //! [`Error::Busy`]: nobody waits for a frame, so frames need no place in the lock order.
 
 use crate::frame::{Effects, Entry, Operation};
+#[cfg(any(test, feature = "sim"))]
+use crate::sim::hook;
 use abi::{Error, Pfn};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -73,15 +75,18 @@ impl<'a> FrameTable<'a> {
     #[must_use]
     pub fn entry(&self, pfn: Pfn) -> Option<Entry> {
         // Acquire: what was done to the frame before its commit (zeroing) is seen after this.
-        self.run(pfn, 1)
-            .first()
-            .map(|word| Entry(word.load(Ordering::Acquire)))
+        let run = self.run(pfn, 1);
+        #[cfg(any(test, feature = "sim"))]
+        hook::read(run);
+        run.first().map(|word| Entry(word.load(Ordering::Acquire)))
     }
 
     /// True if all of `count` frames from `pfn` on are RAM, in state Host and not busy.
     #[must_use]
     pub fn all_host(&self, pfn: Pfn, count: u64) -> bool {
         let run = self.run(pfn, count);
+        #[cfg(any(test, feature = "sim"))]
+        hook::read(run);
         run.len() as u64 == count
             && run
                 .iter()
@@ -106,6 +111,8 @@ impl<'a> FrameTable<'a> {
                 Ok((_, wanted)) if effects.is_none() => effects = Some(wanted),
                 Ok((_, wanted)) if effects == Some(wanted) => {}
                 Ok((old, _)) => {
+                    #[cfg(any(test, feature = "sim"))]
+                    hook::write(word);
                     word.store(old.0, Ordering::Release);
                     break;
                 }
@@ -148,6 +155,8 @@ fn claim_one(
     operation: Operation,
     ipa_page: u64,
 ) -> Result<(Entry, Effects), Error> {
+    #[cfg(any(test, feature = "sim"))]
+    hook::read(core::slice::from_ref(word));
     let old = Entry(word.load(Ordering::Relaxed));
     let (next, effects) = operation.decide(old, ipa_page)?;
     make_busy(word, old, next)?;
@@ -156,6 +165,8 @@ fn claim_one(
 
 /// Makes `word` the busy form of `next` if it still is `old`; [`Error::Busy`] if another CPU was faster.
 fn make_busy(word: &AtomicU64, old: Entry, next: Entry) -> Result<(), Error> {
+    #[cfg(any(test, feature = "sim"))]
+    hook::write(word);
     match word.compare_exchange(old.0, next.busy().0, Ordering::Acquire, Ordering::Relaxed) {
         Ok(_) => Ok(()),
         Err(_) => Err(Error::Busy),
@@ -187,6 +198,8 @@ impl Claim<'_> {
     pub fn commit(self) {
         for word in self.entries {
             let goal = Entry(word.load(Ordering::Relaxed));
+            #[cfg(any(test, feature = "sim"))]
+            hook::write(word);
             word.store(goal.settled().0, Ordering::Release);
         }
     }
@@ -194,6 +207,8 @@ impl Claim<'_> {
     /// Undoes the claim: frame number `n` of it gets back its entry `old(n)`.
     pub fn abandon(self, old: impl Fn(u64) -> Entry) {
         for (word, n) in self.entries.iter().zip(0..) {
+            #[cfg(any(test, feature = "sim"))]
+            hook::write(word);
             word.store(old(n).0, Ordering::Release);
         }
     }

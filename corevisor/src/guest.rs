@@ -189,6 +189,9 @@ fn data_abort<P: Machine, C: Cpu>(
     if is_mapped(core, vm, vcpu, page) {
         return None;
     }
+    if !pkvm::may_exit(core, vcpu, vm, page) {
+        return external_abort(cpu, slot, vcpu, abort.write);
+    }
     let Some(access) = abort.access.filter(|_| !abort.on_walk) else {
         vcpu.pending = Pending::DataFault(abort.write);
         return Some(Exit {

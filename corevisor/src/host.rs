@@ -7,6 +7,7 @@ use crate::core::{Core, CpuState, HostEntry, Machine};
 use crate::hypercall;
 use crate::invariant;
 use crate::vcpu::SCTLR_EL1_RESET;
+use abi::run::MAX_LIST_REGISTERS;
 use abi::{Error, HostCall, psci};
 use arch::context::{El1Regs, GpRegs};
 use arch::esr::{self, Exception, Fault};
@@ -15,6 +16,24 @@ use arch::{pstate, traps};
 
 /// Runs the hostvisor on CPU `index` from `entry`, for ever.
 pub fn run<P: Machine, C: Cpu>(core: &Core<P>, cpu: &mut C, index: usize, entry: HostEntry) -> ! {
+    let mut state = start(core, cpu, index, entry);
+    loop {
+        match cpu.enter(&mut state.host) {
+            TrapKind::Sync => trap(core, cpu, &mut state),
+            TrapKind::Interrupt | TrapKind::SError => {
+                invariant::broken("interrupt routed to EL2 while the hostvisor runs")
+            }
+        }
+    }
+}
+
+/// CPU `index` with the hostvisor's world loaded, about to enter it at `entry`.
+pub fn start<P: Machine, C: Cpu>(
+    core: &Core<P>,
+    cpu: &mut C,
+    index: usize,
+    entry: HostEntry,
+) -> CpuState {
     let Some(&mpidr) = core.config.mpidr.get(index) else {
         invariant::broken("CPU number out of range")
     };
@@ -36,6 +55,7 @@ pub fn run<P: Machine, C: Cpu>(core: &Core<P>, cpu: &mut C, index: usize, entry:
         fp_owner: None,
         // Nobody knows what the list registers held before.
         lrs_loaded: core.config.list_registers,
+        lrs: [0; MAX_LIST_REGISTERS],
     };
     state.host.pc = entry.pc;
     state.host.pstate = pstate::RESET;
@@ -44,17 +64,11 @@ pub fn run<P: Machine, C: Cpu>(core: &Core<P>, cpu: &mut C, index: usize, entry:
     }
     cpu.set_world(&state.host_world);
     cpu.load_el1(&state.host_el1);
-    loop {
-        match cpu.enter(&mut state.host) {
-            TrapKind::Sync => trap(core, cpu, &mut state),
-            TrapKind::Interrupt | TrapKind::SError => {
-                invariant::broken("interrupt routed to EL2 while the hostvisor runs")
-            }
-        }
-    }
+    state
 }
 
-fn trap<P: Machine, C: Cpu>(core: &Core<P>, cpu: &mut C, state: &mut CpuState) {
+/// Answers the trap that ended the hostvisor's run on this CPU.
+pub fn trap<P: Machine, C: Cpu>(core: &Core<P>, cpu: &mut C, state: &mut CpuState) {
     let esr = cpu.esr();
     match esr::decode(esr) {
         Exception::Hvc => hypercall(core, cpu, state),

@@ -295,6 +295,12 @@ impl<'a, P: Platform> Ownership<'a, P> {
         Ok(())
     }
 
+    /// The VM says that the page at `ipa`, which maps nothing, is a device's.
+    pub fn vm_mark_mmio(&self, vm: &mut Stage2, ipa: Ipa) -> Result<(), Error> {
+        check_ipa_range(ipa, 1)?;
+        vm.mark_mmio(&self.pool, ipa)
+    }
+
     fn frame_at(&self, vm: &Stage2, ipa: Ipa) -> Result<Pfn, Error> {
         check_ipa_range(ipa, 1)?;
         let mapping = vm.walk(&self.pool, ipa).ok_or(Error::Denied)?;

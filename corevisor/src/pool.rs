@@ -75,6 +75,20 @@ impl<'a, P: Platform> Pool<'a, P> {
         self.platform
     }
 
+    /// Head of the free list, first frame never used, frames free: for the simulation.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn words(&self) -> [u64; 3] {
+        let frames = self.frames.lock();
+        [frames.head, frames.fresh, frames.free]
+    }
+
+    /// Puts [`Self::words`] back.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn set_words(&self, words: [u64; 3]) {
+        let mut frames = self.frames.lock();
+        [frames.head, frames.fresh, frames.free] = words;
+    }
+
     /// Frames free at the moment.
     pub fn free_count(&self) -> u64 {
         self.frames.lock().free

@@ -39,12 +39,11 @@ impl Exit {
     }
 }
 
-/// What the hostvisor put into the run page, read once and checked.
+/// What the hostvisor put into the run page, read once and checked; list registers apart.
 struct Entry {
     flags: u64,
     mmio_value: u64,
     hcr: u64,
-    lrs: [u64; MAX_LIST_REGISTERS],
     lr_count: usize,
 }
 
@@ -58,28 +57,30 @@ fn set_word(page: &FrameWords, index: usize, value: u64) {
     }
 }
 
-fn read_entry(page: &FrameWords, list_registers: usize, vtimer: u64) -> Result<Entry, Error> {
+/// `lrs` gets the list registers; those beyond the count keep what they held.
+fn read_entry(
+    page: &FrameWords,
+    lrs: &mut [u64; MAX_LIST_REGISTERS],
+    list_registers: usize,
+    vtimer: u64,
+) -> Result<Entry, Error> {
     let flags = word(page, run::ENTRY_FLAGS);
     if flags & !(run::ENTRY_REPLY | run::ENTRY_ABORT | run::ENTRY_TRAP_WFE) != 0 {
         return Err(Error::Invalid);
     }
     let lr_count = usize::try_from(word(page, run::LR_COUNT)).map_err(|_| Error::Invalid)?;
-    if lr_count > list_registers.min(MAX_LIST_REGISTERS) {
-        return Err(Error::Invalid);
-    }
-    let mut lrs = [0; MAX_LIST_REGISTERS];
-    let words = page.iter().skip(run::LIST_REGISTERS).take(lr_count);
-    for (lr, word) in lrs.iter_mut().zip(words) {
+    let lrs = lrs.get_mut(..lr_count).filter(|_| lr_count <= list_registers);
+    let lrs = lrs.ok_or(Error::Invalid)?;
+    for (lr, word) in lrs.iter_mut().zip(page.iter().skip(run::LIST_REGISTERS)) {
         *lr = listreg::check(word.load(Ordering::Relaxed), vtimer)?;
     }
-    if lr_count > 1 && listreg::has_duplicates(lrs.get(..lr_count).unwrap_or(&[])) {
+    if listreg::has_duplicates(lrs) {
         return Err(Error::Invalid);
     }
     Ok(Entry {
         flags,
         mmio_value: word(page, run::MMIO_VALUE),
         hcr: word(page, run::ICH_HCR) & run::ICH_HCR_ALLOWED,
-        lrs,
         lr_count,
     })
 }
@@ -116,7 +117,12 @@ pub fn run<P: Machine, C: Cpu>(
         return Err(Error::Elsewhere);
     }
     let page = core.memory.pool().platform().words(vcpu.run_page);
-    let entry = read_entry(page, core.config.list_registers, core.config.vtimer_intid)?;
+    let entry = read_entry(
+        page,
+        &mut state.lrs,
+        core.config.list_registers,
+        core.config.vtimer_intid,
+    )?;
     if !vcpu.on {
         let boot = slot.take_boot(vcpu).ok_or(Error::BadState)?;
         vcpu.power_on(boot);
@@ -138,8 +144,11 @@ pub fn run<P: Machine, C: Cpu>(
     cpu.save_el1(&mut state.host_el1);
     cpu.load_el1(&vcpu.el1);
     cpu.set_world(&vcpu.world);
-    for n in 0..entry.lr_count.max(state.lrs_loaded) {
-        cpu.write_lr(n, entry.lrs.get(n).copied().unwrap_or(0));
+    for (n, &lr) in state.lrs.iter().enumerate().take(entry.lr_count) {
+        cpu.write_lr(n, lr);
+    }
+    for n in entry.lr_count..state.lrs_loaded {
+        cpu.write_lr(n, 0);
     }
     state.lrs_loaded = entry.lr_count;
     cpu.load_vgic(&vcpu.vgic, entry.hcr);

@@ -89,6 +89,29 @@ impl Stage2 {
         self.regs
     }
 
+    /// Root frame (0 if torn down), VTTBR and whether it is closed: for the simulation.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn words(&self) -> [u64; 3] {
+        let root = self.root.as_ref().map_or(0, |root| root.pfn().0);
+        [root, self.regs.vttbr, u64::from(self.closed)]
+    }
+
+    /// The table that [`Self::words`] describes.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn of_words(geometry: Geometry, [root, vttbr, closed]: [u64; 3]) -> Self {
+        Self {
+            root: (root != 0).then(|| TableFrame::unlinked(Pfn(root).base())),
+            geometry,
+            regs: Stage2Regs {
+                vttbr,
+                vtcr: geometry.vtcr,
+            },
+            closed: closed != 0,
+        }
+    }
+
     /// First IPA beyond what the table can map.
     #[must_use]
     pub const fn limit(&self) -> u64 {
@@ -231,6 +254,48 @@ impl Stage2 {
             store(slot.cell, subtree);
         }
         platform.publish();
+    }
+
+    /// Marks the unmapped page at `ipa` as a device's. [`Error::Exists`] if something is mapped there.
+    pub fn mark_mmio<P: Platform>(&mut self, pool: &Pool<'_, P>, ipa: Ipa) -> Result<(), Error> {
+        let platform = pool.platform();
+        let slot = self.find(platform, ipa, PAGE_LEVEL);
+        if slot.decoded != Decoded::Invalid {
+            return Err(Error::Exists);
+        }
+        if slot.level == PAGE_LEVEL {
+            store(slot.cell, Descriptor::MMIO);
+            return Ok(());
+        }
+        let mut reserve = pool.reserve((PAGE_LEVEL - slot.level) as usize)?;
+        let marked = index(ipa, PAGE_LEVEL);
+        let table = build(
+            platform,
+            &mut reserve,
+            ipa,
+            slot.level..PAGE_LEVEL,
+            |level, i| {
+                let here = level == PAGE_LEVEL && i == marked;
+                if here {
+                    Descriptor::MMIO
+                } else {
+                    Descriptor::INVALID
+                }
+            },
+        );
+        platform.publish();
+        store(slot.cell, table);
+        platform.publish();
+        Ok(())
+    }
+
+    /// True if [`Self::mark_mmio`] marked the page at `ipa`, and nothing has been mapped there since.
+    pub fn is_mmio<P: Platform>(&self, pool: &Pool<'_, P>, ipa: Ipa) -> bool {
+        if ipa.0 >= self.limit() || self.closed {
+            return false;
+        }
+        let slot = self.find(pool.platform(), ipa, PAGE_LEVEL);
+        slot.level == PAGE_LEVEL && load(slot.cell) == Descriptor::MMIO
     }
 
     /// Unmaps `pages` pages from `ipa` on: all of an aligned 2 MiB or a part of one. Pages that map

@@ -163,6 +163,38 @@ impl VcpuSlot {
     }
 }
 
+#[cfg(any(test, feature = "sim"))]
+impl VcpuSlot {
+    /// What is not in [`Vcpu`], for the simulation: taken, VM, power, boot entry, context, FP home.
+    pub fn words(&self) -> [u64; 6] {
+        let state = self.power.lock();
+        let BootEntry { entry, context } = state.boot;
+        let [taken, home] = [&self.taken, &self.fp_home].map(|word| word.load(Ordering::Relaxed));
+        [taken, state.vm, state.power as u64, entry.0, context, home]
+    }
+
+    /// Puts [`Self::words`] back; counters start again.
+    pub fn set_words(&self, [taken, vm, power, entry, context, home]: [u64; 6]) {
+        *self.power.lock() = PowerState {
+            vm,
+            power: match power {
+                0 => Power::Off,
+                1 => Power::OnPending,
+                _ => Power::On,
+            },
+            boot: BootEntry {
+                entry: abi::Ipa(entry),
+                context,
+            },
+        };
+        self.taken.store(taken, Ordering::Relaxed);
+        self.fp_home.store(home, Ordering::Relaxed);
+        for stat in &self.stats {
+            stat.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Default for VcpuSlot {
     fn default() -> Self {
         Self::new()

@@ -50,6 +50,8 @@ pub struct VmInner {
     pub max_vcpus: usize,
     /// Frames it owns or has on loan.
     pub frames: u64,
+    /// Pages it has said are devices'.
+    pub mmio_pages: u64,
     /// Entry of vCPU 0.
     pub boot: Option<BootEntry>,
 }
@@ -64,6 +66,7 @@ pub struct VmSlot {
     inner: Lock<{ lock::VM }, VmInner>,
     regs: [AtomicU64; 2],
     epoch: AtomicU64,
+    mmio_guard: AtomicU64,
 }
 
 impl VmSlot {
@@ -77,10 +80,12 @@ impl VmSlot {
                 protected: true,
                 max_vcpus: 0,
                 frames: 0,
+                mmio_pages: 0,
                 boot: None,
             }),
             regs: [const { AtomicU64::new(0) }; 2],
             epoch: AtomicU64::new(0),
+            mmio_guard: AtomicU64::new(0),
         }
     }
 
@@ -141,6 +146,16 @@ impl VmSlot {
         }
     }
 
+    /// True if only pages that the VM has named as devices' may be accessed as such.
+    pub fn guards_mmio(&self) -> bool {
+        self.mmio_guard.load(Ordering::Relaxed) != 0
+    }
+
+    /// From now on, see [`Self::guards_mmio`]. The caller holds the inner lock.
+    pub fn guard_mmio(&self, _held: &VmInner) {
+        self.mmio_guard.store(1, Ordering::Relaxed);
+    }
+
     /// Counts changes of its stage-2 table: a new value before each begins.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
@@ -165,6 +180,51 @@ impl VmSlot {
     pub fn release(&self, held: &mut VmInner) {
         held.boot = None;
         self.set_life(held, Life::Free);
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl VmSlot {
+    /// What is not in [`VmInner`], for the simulation: handle, life, VTTBR, VTCR, epoch, MMIO guard,
+    /// vCPU slots.
+    pub fn words(&self) -> [u64; 6 + MAX_VCPUS] {
+        let mut words = [0; 6 + MAX_VCPUS];
+        for (to, from) in words.iter_mut().zip(self.atomics()) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        words
+    }
+
+    /// Puts [`Self::words`] back.
+    pub fn set_words(&self, words: &[u64; 6 + MAX_VCPUS]) {
+        for (from, to) in words.iter().zip(self.atomics()) {
+            to.store(*from, Ordering::Relaxed);
+        }
+    }
+
+    /// The rest, unless a call holds it.
+    pub fn inner(&self) -> Option<Guard<'_, { lock::VM }, VmInner>> {
+        self.inner.try_lock()
+    }
+
+    fn atomics(&self) -> impl Iterator<Item = &AtomicU64> {
+        let first = [&self.handle, &self.life].into_iter().chain(&self.regs);
+        first
+            .chain([&self.epoch, &self.mmio_guard])
+            .chain(&self.vcpus)
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Vms {
+    /// Slot `number`, for the simulation.
+    pub fn slot(&self, number: usize) -> Option<&VmSlot> {
+        self.slots.get(number)
+    }
+
+    /// The generation that the next VM gets.
+    pub const fn generation(&self) -> &AtomicU64 {
+        &self.generation
     }
 }
 
@@ -228,8 +288,10 @@ impl Vms {
                 protected,
                 max_vcpus,
                 frames: 0,
+                mmio_pages: 0,
                 boot: None,
             };
+            slot.mmio_guard.store(0, Ordering::Relaxed);
             let generation = self.generation.fetch_add(1, Ordering::Relaxed);
             let handle = generation << SLOT_BITS | number;
             slot.handle.store(handle, Ordering::Release);
