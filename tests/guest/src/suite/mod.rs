@@ -1,6 +1,7 @@
 //! The tests, one file for each part of the machine, and the table that names them.
 
 mod boot;
+mod cost;
 mod gic;
 mod mmio;
 mod modes;
@@ -112,6 +113,7 @@ pub(crate) static TESTS: &[Test] = &[
     smp("wfi-ping-pong", wakeups::ping_pong),
     smp("wfi-ring", wakeups::ring),
     smp("psci-cpu-off-again", psci::powering_off),
+    mode("cost", cost::measure_all),
     mode("reset", modes::reset),
     mode("echo", modes::echo),
     mode("spin", modes::spin),
