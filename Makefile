@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build tool payload test-guest guest run test audit fmt lint clean
+.PHONY: help deps build tool payload test-guest guest guest-kernel run test audit fmt lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BARE := $(TARGET)/aarch64-unknown-none-softfloat/release
@@ -49,6 +49,10 @@ build: payload test-guest ## Build the tool, the bootable image (build/cloister.
 
 guest: deps ## Fetch Debian arm64 kernels, pack the initramfs (build/guest/)
 	@guest/fetch
+
+guest-kernel: ## Build a guest kernel with CONFIG_ARM_PKVM_GUEST (build/guest/pkvm/; minutes, once)
+	@tools/deps kernel
+	@guest/kernel
 
 run: payload guest ## Boot a Debian VM under Cloister in QEMU; its console is this terminal
 	@$(TOOL) run --vm $(VM) $(ARGS)
