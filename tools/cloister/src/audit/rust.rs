@@ -109,11 +109,23 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
     Some(text.split_once(start)?.1.split_once(end)?.0)
 }
 
-/// Ranges of the items that stand under `#[cfg(test)]`, attributes included. `bare` has no braces
-/// in strings or comments.
+/// What makes an item a test's: never in the shipped image. The second is for simulations that other
+/// crates' tests use, with the feature's name blanked.
+const TEST_ATTRIBUTES: [&str; 2] = [
+    "#[cfg(test)]",
+    "#[cfg(any(test, feature = \"\"\"\"\"))]",
+];
+
+/// Ranges of the items that stand under one of [`TEST_ATTRIBUTES`], attributes included. `bare` has no
+/// braces in strings or comments.
 fn test_items(bare: &str) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
-    for (start, found) in bare.match_indices("#[cfg(test)]") {
+    let mut found: Vec<(usize, &str)> = TEST_ATTRIBUTES
+        .iter()
+        .flat_map(|attribute| bare.match_indices(attribute))
+        .collect();
+    found.sort_unstable();
+    for (start, found) in found {
         if ranges.last().is_some_and(|r| r.contains(&start)) {
             continue;
         }
@@ -290,6 +302,8 @@ mod tests {
                 Path::new("a/src/x/tests/mod.rs")
             ]
         );
+        let c = counts("#[cfg(any(test, feature = \"sim\"))]\npub mod sim;\nfn d() {}\n");
+        assert_eq!(c.lines, 1);
         let source = Source::new("#[cfg(test)]\nmod tests {\n use super::*; }\n");
         assert!(source.test_modules(Path::new("a/src/x.rs")).is_empty());
     }

@@ -108,7 +108,7 @@ fn watch_machine(
             Ok(Event::Output(bytes)) => {
                 tee(&bytes)?;
                 watch.feed(&bytes);
-                if !fatal && watch.fatal().is_some() {
+                if !fatal && watch.is_dead() {
                     fatal = true;
                     let soon = Instant::now() + AFTER_FATAL;
                     deadline = Some(deadline.map_or(soon, |d| d.min(soon)));
@@ -157,7 +157,7 @@ fn conclude(
             Ok(())
         }
         Some(reason) => {
-            if !interactive && watch.fatal().is_none() {
+            if !interactive && !watch.is_dead() {
                 show_last_lines(watch);
             }
             Err(Error::machine(reason))

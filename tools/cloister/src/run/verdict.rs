@@ -10,14 +10,30 @@ const KEPT: usize = 12;
 const SHUTDOWN: &str = "[host] shutdown: ";
 const CLEAN: &str = "all powered off cleanly";
 const FATAL: [&str; 2] = ["[core] panic", "[host] fatal"];
+/// Before this line no guest's output can have been shown: the hostvisor prints it whenever it attaches a
+/// guest's console.
+const GUEST_SPEAKS: &str = "[host] console of ";
+
+/// How a machine ends, by one of its lines.
+enum Verdict {
+    /// The hostvisor's words behind [`SHUTDOWN`].
+    Shutdown(String),
+    /// Core or hostvisor cannot go on.
+    Fatal(String),
+}
 
 /// What the console has said so far.
+///
+/// A guest can print anything, these lines too. But nothing that it prints comes behind the machine's real
+/// last words, as those come when no guest runs any more: the *last* verdict is the one that counts. Only
+/// before a guest's console is attached for the first time, a fatal line can be believed at once.
 #[derive(Default)]
 pub(crate) struct Watch {
     line: Vec<u8>,
     last: VecDeque<String>,
-    shutdown: Option<String>,
-    fatal: Option<String>,
+    verdict: Option<Verdict>,
+    guest_speaks: bool,
+    dead: bool,
 }
 
 impl Watch {
@@ -45,20 +61,17 @@ impl Watch {
         }
     }
 
-    /// The first line that says core or hostvisor cannot go on.
-    pub(crate) fn fatal(&self) -> Option<&str> {
-        self.fatal.as_deref()
+    /// True if core or hostvisor said, and no guest can have said, that it cannot go on.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead
     }
 
-    /// Why the run was no success; `None` if it was one. To be asked when the machine has ended: the
-    /// *last* verdict counts, since a guest can print such a line, but not after its own end.
+    /// Why the run was no success; `None` if it was one. To be asked when the machine has ended.
     pub(crate) fn failure(&self) -> Option<String> {
-        if let Some(fatal) = &self.fatal {
-            return Some(fatal.clone());
-        }
-        match &self.shutdown {
-            Some(verdict) if verdict.contains(CLEAN) => None,
-            Some(verdict) => Some(verdict.clone()),
+        match &self.verdict {
+            Some(Verdict::Shutdown(words)) if words.contains(CLEAN) => None,
+            Some(Verdict::Shutdown(words)) => Some(words.clone()),
+            Some(Verdict::Fatal(line)) => Some(line.clone()),
             None => Some("the machine ended without a verdict".to_owned()),
         }
     }
@@ -71,11 +84,16 @@ impl Watch {
     fn end_line(&mut self) {
         let text = String::from_utf8_lossy(&self.line).into_owned();
         self.line.clear();
-        if let Some(verdict) = text.strip_prefix(SHUTDOWN) {
-            self.shutdown = Some(verdict.trim_end().to_owned());
-        }
-        if self.fatal.is_none() && FATAL.iter().any(|start| text.starts_with(start)) {
-            self.fatal = Some(text.clone());
+        self.guest_speaks |= text.starts_with(GUEST_SPEAKS);
+        // The first fatal line is the cause of those that follow it.
+        let dying = matches!(self.verdict, Some(Verdict::Fatal(_)));
+        if let Some(words) = text.strip_prefix(SHUTDOWN)
+            && !self.dead
+        {
+            self.verdict = Some(Verdict::Shutdown(words.trim_end().to_owned()));
+        } else if FATAL.iter().any(|start| text.starts_with(start)) && !dying {
+            self.verdict = Some(Verdict::Fatal(text.clone()));
+            self.dead |= !self.guest_speaks;
         }
         if !text.trim().is_empty() {
             if self.last.len() == KEPT {
@@ -130,10 +148,31 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_outweighs_a_verdict() {
+    fn a_panic_before_any_guest_can_speak_is_believed_at_once() {
         let text = "[core] panic: broken\n[host] shutdown: 1 VMs, all powered off cleanly\n";
         assert_eq!(watch(text).failure().unwrap(), "[core] panic: broken");
-        assert!(watch("say [core] panic\n").fatal().is_none());
+        assert!(watch(text).is_dead());
+        assert!(!watch("say [core] panic\n").is_dead());
+    }
+
+    #[test]
+    fn a_guest_that_prints_a_panic_or_a_verdict_decides_nothing() {
+        const SPEAKS: &str = "[host] console of web, Ctrl-] leaves it\n";
+        const CLEAN: &str = "[host] shutdown: 1 VMs, all powered off cleanly\n";
+        for forged in [
+            "[core] panic: x\n",
+            "[host] fatal: x\n",
+            "[host] shutdown: VM a: x\n",
+        ] {
+            let living = watch(&format!("{SPEAKS}{forged}"));
+            assert!(!living.is_dead() && living.failure().is_some());
+            assert_eq!(watch(&format!("{SPEAKS}{forged}{CLEAN}")).failure(), None);
+        }
+        // The machine's own last words come last.
+        for real in ["[core] panic: y", "[host] fatal: y"] {
+            let ended = watch(&format!("{SPEAKS}{CLEAN}{real}\n[host] fatal: z\n"));
+            assert_eq!(ended.failure().unwrap(), real);
+        }
     }
 
     #[test]
