@@ -40,7 +40,7 @@ pub struct VmEntry<'a> {
 pub struct VmError {
     /// Number of its folder.
     pub index: usize,
-    /// Its name, if its manifest could be read.
+    /// Its name, if its manifest, good or bad, begins with one.
     pub name: Option<String>,
     /// What is wrong.
     pub fault: VmFault,
@@ -219,7 +219,11 @@ impl<'a> Files<'a> {
         let text = self
             .manifest
             .ok_or_else(|| nameless(VmFault::MissingFile("manifest")))?;
-        let manifest = Manifest::parse(text).map_err(|e| nameless(VmFault::Manifest(e)))?;
+        let manifest = Manifest::parse(text).map_err(|error| VmError {
+            index,
+            name: Manifest::claimed_name(text).map(ToString::to_string),
+            fault: VmFault::Manifest(error),
+        })?;
         let named = |fault| {
             Err(VmError {
                 index,

@@ -156,6 +156,15 @@ fn a_broken_vm_does_not_stop_the_others() {
             ("vm07/dtb", b"123"),
             ("vm08/manifest", c.as_bytes()),
             ("vm08/kernel", b"123"),
+            (
+                "vm09/manifest",
+                c.replace("= c", "= g")
+                    .replace("vcpus = 2", "vcpus = 0")
+                    .as_bytes()
+            ),
+            ("vm09/kernel", b"123"),
+            ("vm10/manifest", c.replace("= c", "= g").as_bytes()),
+            ("vm10/kernel", b"123"),
         ]),
         [
             "VM 'a' (vm00): kernel: cut off: 2 bytes, the manifest says 3",
@@ -168,6 +177,8 @@ fn a_broken_vm_does_not_stop_the_others() {
             "VM 'e' (vm06): kernel: twice in the bundle",
             "VM 'f' (vm07): unknown file 'dtb', allowed are manifest, kernel, initrd",
             "",
+            "VM 'g' (vm09): manifest line 3: vcpus = '0', must be a number from 1 to 16",
+            "VM 'g' (vm10): name is already taken by vm09, names must be unique",
         ]
     );
 }

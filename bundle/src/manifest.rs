@@ -320,19 +320,23 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The name that a manifest claims in its first line, whatever the rest of it is like: to say whose
+    /// manifest is wrong.
+    #[must_use]
+    pub fn claimed_name(text: &[u8]) -> Option<&str> {
+        let line = text.split(|&byte| byte == b'\n').next()?;
+        let name = str::from_utf8(line).ok()?.strip_prefix("name = ")?;
+        is_name(name).then_some(name)
+    }
+
     /// Checks every value against what its key allows: what [`Self::parse`] gave out passes.
     pub fn check(&self) -> Result<(), Error> {
         let memory_ok = (MIN_MEMORY..=MAX_MEMORY).contains(&self.memory)
             && self.memory & (MEMORY_ALIGN - 1) == 0;
-        let name_ok = (1..=MAX_NAME).contains(&self.name.len())
-            && self
-                .name
-                .bytes()
-                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
         let append_ok =
             self.append.len() <= MAX_APPEND && !self.append.chars().any(char::is_control);
         let checks = [
-            (Key::Name, name_ok),
+            (Key::Name, is_name(&self.name)),
             (Key::Vcpus, (1..=MAX_VCPUS).contains(&self.vcpus)),
             (Key::Memory, memory_ok),
             (Key::Append, append_ok),
@@ -379,6 +383,13 @@ impl fmt::Display for Manifest {
             .into_iter()
             .try_for_each(|key| writeln!(f, "{} = {}", key.as_str(), self.text_of(key)))
     }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
 /// Sorts the lines by key; each key at most once.

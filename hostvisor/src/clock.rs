@@ -33,6 +33,13 @@ pub fn micros() -> u64 {
     seconds * 1_000_000 + rest * 1_000_000 / hw::frequency()
 }
 
+/// Counter value at which [`seconds`] becomes `time`.
+#[must_use]
+pub fn ticks_at(time: u64) -> u64 {
+    time.saturating_sub(EPOCH.load(Ordering::Relaxed))
+        .saturating_mul(hw::frequency())
+}
+
 /// Time of day in seconds since 1970; since boot if the machine has no clock.
 #[must_use]
 pub fn seconds() -> u64 {

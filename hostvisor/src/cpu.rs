@@ -2,7 +2,7 @@
 
 use crate::sched::{Placed, Scheduler};
 use crate::timer::SoftTimers;
-use crate::vm::VcpuRef;
+use crate::vm::{Alarm, VcpuRef};
 use crate::{gic, hw};
 use abi::MAX_CPUS;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +21,7 @@ pub struct Cpu {
     slice_end: AtomicU64,
     /// What CNTP is armed for.
     armed: AtomicU64,
-    timers: Mutex<SoftTimers<VcpuRef>>,
+    timers: Mutex<SoftTimers<Alarm>>,
     /// Ticks with a vCPU on it, up to the last one's leaving.
     pub guest_ticks: AtomicU64,
     /// When the vCPU on it came; 0 while there is none.
@@ -91,14 +91,16 @@ pub fn enqueue(vcpu: VcpuRef, home: usize) {
 }
 
 impl Cpu {
-    /// Arms the timer that kicks `vcpu`. On this CPU only.
-    pub fn arm(&self, vcpu: VcpuRef, deadline: u64) {
+    /// Arms timer `key`, wherever it was before, to ring `alarm`. On this CPU only.
+    pub fn arm(&self, key: u64, deadline: u64, alarm: Alarm) {
         let mut timers = self.timers.lock();
-        timers.arm(vcpu.key(), deadline, vcpu);
+        let before = timers.arm(key, deadline, alarm);
         self.program(timers.next());
+        drop(timers);
+        drop(before);
     }
 
-    /// Disarms the timer of the vCPU with this key, if it is here. On this CPU only.
+    /// Disarms the timer with this key, if it is here. On this CPU only.
     pub fn disarm(&self, key: u64) {
         // The timer stays programmed: an early interrupt is harmless and cheaper than a register write.
         let timer = self.timers.lock().cancel(key);
@@ -109,7 +111,7 @@ impl Cpu {
     pub fn forget(&self, instance: u64) {
         self.timers
             .lock()
-            .cancel_all(|vcpu| vcpu.vm.instance == instance);
+            .cancel_all(|alarm| alarm.vm().instance == instance);
     }
 
     /// Starts a slice of `ticks`, or none.
@@ -148,10 +150,10 @@ impl Cpu {
             self.slice_over.store(true, Ordering::Relaxed);
         }
         loop {
-            // Not kicked under the lock: that may arm, or drop the last reference to a VM.
+            // Not rung under the lock: that may arm, or drop the last reference to a VM.
             let due = self.timers.lock().pop_due(now);
             match due {
-                Some(vcpu) => vcpu.kick(),
+                Some(alarm) => alarm.ring(),
                 None => break,
             }
         }
@@ -162,5 +164,28 @@ impl Cpu {
             .min(self.slice_end.load(Ordering::Relaxed));
         self.armed.store(next, Ordering::Relaxed);
         hw::set_deadline(next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On the host the counter stands at 0: a slice of 0 ticks is over at once, one of 1 never is.
+    #[test]
+    fn a_slice_that_ended_with_nobody_waiting_lets_the_next_one_start() {
+        let cpu = get(MAX_CPUS - 1);
+        cpu.start_slice(None);
+        assert!(!cpu.has_slice());
+        cpu.start_slice(Some(0));
+        assert!(cpu.has_slice());
+        cpu.run_timers();
+        assert!(cpu.slice_over.load(Ordering::Relaxed));
+        // Nobody gave way to anybody, and the vCPU is still there when somebody comes to wait.
+        assert!(!cpu.has_slice());
+        cpu.start_slice(Some(1));
+        assert!(cpu.has_slice() && !cpu.slice_over.load(Ordering::Relaxed));
+        cpu.run_timers();
+        assert!(cpu.has_slice() && !cpu.slice_over.load(Ordering::Relaxed));
     }
 }

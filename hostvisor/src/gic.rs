@@ -6,13 +6,11 @@
 use crate::hw::{self, Mmio};
 use crate::machine::GicRegions;
 use abi::MAX_CPUS;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use spin::Once;
 
 /// The SGI by which CPUs make each other look.
 pub const SGI_LOOK: u32 = 0;
-/// The virtual timer's interrupt, in the machine and in guests.
-pub const VTIMER: u32 = 27;
 /// INTIDs from here on are no interrupts.
 pub const SPECIAL: u32 = 1020;
 
@@ -46,17 +44,33 @@ const PRIORITY: u32 = 0xa0a0_a0a0;
 
 struct Redistributor {
     frame: Once<(Mmio, u64)>,
-    /// What GICR_ISACTIVER0 says of [`VTIMER`]: its shadow.
+    /// What GICR_ISACTIVER0 says of [`vtimer`]: its shadow.
     vtimer_active: AtomicBool,
 }
 
 static DISTRIBUTOR: Once<Mmio> = Once::new();
+/// INTID of the virtual timer. 27 by BSA; the corevisor knows what this machine has.
+static VTIMER: AtomicU32 = AtomicU32::new(27);
 static REDISTRIBUTORS: [Redistributor; MAX_CPUS] = [const {
     Redistributor {
         frame: Once::new(),
         vtimer_active: AtomicBool::new(false),
     }
 }; MAX_CPUS];
+
+/// Tells the virtual timer's interrupt. What is no PPI is ignored.
+pub fn set_vtimer(intid: u64) {
+    if let 16..32 = intid {
+        VTIMER.store(intid as u32, Ordering::Relaxed);
+    }
+}
+
+/// The virtual timer's interrupt, in the machine and in guests: their list registers carry the HW bit.
+#[inline]
+#[must_use]
+pub fn vtimer() -> u32 {
+    VTIMER.load(Ordering::Relaxed)
+}
 
 /// Sets the distributor up: all SPIs group 1 and disabled. False if its registers cannot be mapped.
 pub fn init(regions: &GicRegions) -> bool {
@@ -155,7 +169,7 @@ pub fn set_vtimer_active(cpu: usize, active: bool) {
         } else {
             GICR_ICACTIVER0
         };
-        write_private(cpu, register, 1 << VTIMER);
+        write_private(cpu, register, 1u32.unbounded_shl(vtimer()));
     }
 }
 

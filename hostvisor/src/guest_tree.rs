@@ -26,8 +26,32 @@ pub struct GuestConfig<'a> {
     pub rng_seed: &'a [u8],
     /// Randomness for the guest kernel's layout.
     pub kaslr_seed: Option<u64>,
+    /// The timers' interrupts.
+    pub timers: GuestTimers,
     /// The virtio-mmio slots that have a device in them.
     pub virtio_slots: &'a [u32],
+}
+
+/// INTIDs of a guest's timers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestTimers {
+    /// Virtual: the machine's own, as a list register with the HW bit stands for that one.
+    pub virt: u32,
+    /// Physical: as on QEMU's board, unless the virtual one is there.
+    pub phys: u32,
+}
+
+impl GuestTimers {
+    /// Those of a machine whose virtual timer has INTID `virt`.
+    #[must_use]
+    pub const fn new(virt: u32) -> Self {
+        let phys = if virt == map::PTIMER_INTID {
+            map::VTIMER_INTID
+        } else {
+            map::PTIMER_INTID
+        };
+        Self { virt, phys }
+    }
 }
 
 /// Why a tree cannot be made: the configuration's fault in every case.
@@ -85,8 +109,9 @@ const PPI: u32 = 1;
 const EDGE_RISING: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
 
-/// PPIs of the EL1 secure, EL1 physical, EL1 virtual and EL2 timers, as the binding orders them.
-const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
+/// INTIDs of the EL1 secure and of the EL2 timer, which a guest does not have but the binding wants.
+const SECURE_TIMER: u32 = 29;
+const HYPERVISOR_TIMER: u32 = 26;
 
 /// Makes the flattened device tree of a guest.
 pub fn build(config: &GuestConfig<'_>) -> Result<Vec<u8>, Error> {
@@ -109,7 +134,7 @@ pub fn build(config: &GuestConfig<'_>) -> Result<Vec<u8>, Error> {
     fdt.end_node(memory)?;
     cpus(&mut fdt, config.vcpus)?;
     psci(&mut fdt)?;
-    timer(&mut fdt)?;
+    timer(&mut fdt, config.timers)?;
     interrupt_controller(&mut fdt, config.vcpus)?;
     primecells(&mut fdt)?;
     for &slot in config.virtio_slots {
@@ -199,15 +224,16 @@ fn psci(fdt: &mut FdtWriter) -> Result<(), Error> {
     Ok(fdt.end_node(node)?)
 }
 
-fn timer(fdt: &mut FdtWriter) -> Result<(), Error> {
+fn timer(fdt: &mut FdtWriter, timers: GuestTimers) -> Result<(), Error> {
     let node = fdt.begin_node("timer")?;
     fdt.property_string_list(
         "compatible",
         strings(&["arm,armv8-timer", "arm,armv7-timer"]),
     )?;
-    let cells: Vec<u32> = TIMER_PPIS
+    // In the binding's order.
+    let cells: Vec<u32> = [SECURE_TIMER, timers.phys, timers.virt, HYPERVISOR_TIMER]
         .iter()
-        .flat_map(|&ppi| [PPI, ppi, LEVEL_HIGH])
+        .flat_map(|intid| [PPI, intid - map::PPI_BASE, LEVEL_HIGH])
         .collect();
     fdt.property_array_u32("interrupts", &cells)?;
     fdt.property_null("always-on")?;
@@ -295,6 +321,7 @@ mod tests {
         initrd: Some((0x4800_0000, 0x4812_3456)),
         rng_seed: &[7; 32],
         kaslr_seed: None,
+        timers: GuestTimers::new(map::VTIMER_INTID),
         virtio_slots: &[0, 5],
     };
 
@@ -362,6 +389,16 @@ mod tests {
         assert_eq!(
             cells(&fdt, "/timer", "interrupts"),
             [1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4]
+        );
+        let config = GuestConfig {
+            timers: GuestTimers::new(30),
+            ..CONFIG
+        };
+        let elsewhere = build(&config).unwrap();
+        assert_eq!(
+            cells(&Fdt::new(&elsewhere).unwrap(), "/timer", "interrupts"),
+            [1, 13, 4, 1, 11, 4, 1, 14, 4, 1, 10, 4],
+            "the virtual timer is the machine's, the physical one beside it"
         );
         assert_eq!(cells(&fdt, "/pl011@9000000", "interrupts"), [0, 1, 4]);
         assert_eq!(cells(&fdt, "/pl031@9010000", "interrupts"), [0, 2, 4]);

@@ -40,7 +40,7 @@ pub struct GicRegions {
     /// by GICR_TYPER.
     pub redistributors: Vec<Region>,
     /// Maintenance interrupt, a PPI.
-    pub maintenance: Option<u32>,
+    pub maintenance: u32,
 }
 
 /// What the operator said on the machine's command line.
@@ -190,7 +190,8 @@ fn gic(fdt: &Fdt<'_>) -> Result<GicRegions, Missing> {
     Ok(GicRegions {
         distributor: *distributor,
         redistributors,
-        maintenance: interrupt(node, 0),
+        // Where the tree leaves it out: as BSA assigns it.
+        maintenance: interrupt(node, 0).unwrap_or(25),
     })
 }
 
@@ -378,7 +379,7 @@ mod tests {
             }]
         );
         assert_eq!(m.cpus, [0, 1, 2, 3]);
-        assert_eq!((m.timer, m.gic.maintenance), (30, Some(25)));
+        assert_eq!((m.timer, m.gic.maintenance), (30, 25));
         assert_eq!(m.gic.distributor.base, 0x800_0000);
         assert_eq!(
             m.gic.redistributors,

@@ -6,10 +6,10 @@ use crate::hw::{self, BootInfo};
 use crate::machine::{Machine, Region, without};
 use crate::seed::Seeds;
 use crate::vm::management::Reserved;
-use crate::vm::manager::Manager;
+use crate::vm::manager::{Manager, core_info};
 use crate::{clock, cpu, gic, interrupts, log as host_log, service, uart, vm};
 use abi::hypercall::CoreInfo;
-use abi::{HostCall, MAX_CPUS, PAGE_SIZE};
+use abi::{MAX_CPUS, PAGE_SIZE};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use bundle::Bundle;
@@ -68,10 +68,6 @@ pub fn first(boot: BootInfo) -> ! {
 pub fn other(index: usize) -> ! {
     init_cpu(index);
     cpu_loop(index)
-}
-
-fn core_info(which: CoreInfo) -> u64 {
-    hw::hypercall(HostCall::CoreInfo, [which as u64, 0, 0, 0]).map_or(0, |answer| answer.values[0])
 }
 
 fn read_machine(boot: &BootInfo) -> Result<Machine, &'static str> {
@@ -169,10 +165,11 @@ fn controller(machine: &Machine) {
             error!("CPU {index}: no GIC redistributor for MPIDR {mpidr:#x}");
         }
     }
+    gic::set_vtimer(core_info(CoreInfo::VtimerIntid));
     let ppis = [
         Some(machine.timer),
-        Some(gic::VTIMER),
-        machine.gic.maintenance,
+        Some(gic::vtimer()),
+        Some(machine.gic.maintenance),
     ];
     let mask = ppis
         .iter()

@@ -1,7 +1,7 @@
 //! Soft timers: each CPU has a queue of deadlines on its one hardware timer (CNTP).
 //!
 //! A timer goes by a key; arming it again moves it. The queue is a sorted vector: there is at most one
-//! timer a vCPU, and the earliest is at the end.
+//! timer a vCPU and one a VM, and the earliest is at the end.
 
 use alloc::vec::Vec;
 
@@ -32,9 +32,9 @@ impl<T> SoftTimers<T> {
         }
     }
 
-    /// Arms timer `key` for `deadline`, wherever it was before.
-    pub fn arm(&mut self, key: u64, deadline: u64, what: T) {
-        self.cancel(key);
+    /// Arms timer `key` for `deadline`, wherever it was before; answers what it was for then.
+    pub fn arm(&mut self, key: u64, deadline: u64, what: T) -> Option<T> {
+        let before = self.cancel(key);
         let at = self.entries.partition_point(|e| e.deadline > deadline);
         self.entries.insert(
             at,
@@ -44,6 +44,7 @@ impl<T> SoftTimers<T> {
                 what,
             },
         );
+        before
     }
 
     /// Disarms timer `key`; answers what it was for.
@@ -95,7 +96,7 @@ mod tests {
                         }
                         prop_assert!(model.values().all(|&at| at > deadline));
                     }
-                    _ => { timers.arm(key, deadline, key); model.insert(key, deadline); }
+                    _ => { prop_assert_eq!(timers.arm(key, deadline, key), model.insert(key, deadline).map(|_| key)); }
                 }
                 prop_assert_eq!(timers.next(), model.values().min().copied().unwrap_or(u64::MAX));
             }

@@ -80,6 +80,14 @@ pub fn pool_zero(_start: u64, _bytes: u64) -> bool {
     false
 }
 
+/// No.
+pub fn pool_clean(_start: u64, _bytes: u64) -> bool {
+    false
+}
+
+/// Nothing.
+pub fn publish_code() {}
+
 /// A fault.
 pub fn probe(at: u64) -> Result<u64, Fault> {
     Err(Fault { esr: 0, far: at })

@@ -202,3 +202,21 @@ fn queues_are_fair_and_idle_cpus_get_the_work() {
     // The idle CPU is claimed: the next one does not go there.
     assert_eq!(sched.enqueue(4, 0), Placed::Notify(0));
 }
+
+/// Whoever queues a task finds the CPU that fell asleep after it had looked for one, and before the task was
+/// there to be seen.
+#[test]
+fn a_cpu_that_falls_asleep_while_a_task_is_queued_is_woken() {
+    let sched: Scheduler<u32> = Scheduler::new();
+    let placed = thread::scope(|scope| {
+        let queue = sched.queues[0].tasks.lock();
+        let placing = scope.spawn(|| sched.enqueue(9, 0));
+        // Long enough to find nobody idle, and to come to the lock; if not, CPU 1 is chosen at once.
+        thread::sleep(Duration::from_millis(50));
+        assert!(sched.enter_idle(1));
+        drop(queue);
+        placing.join().unwrap()
+    });
+    assert_eq!(placed, Placed::Notify(1));
+    assert_eq!(sched.pick(1), Some(9));
+}

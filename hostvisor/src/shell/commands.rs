@@ -205,6 +205,7 @@ fn memory(manage: &dyn Manage, out: &mut Printer<'_>) -> fmt::Result {
         writeln!(out, "{name:10} {:>12} KiB", kib(bytes))?;
     }
     writeln!(out, "free frames{:>12}", stat.free_frames)?;
+    writeln!(out, "pool frames{:>12}", stat.pool_frames)?;
     let (used, all) = (kib(stat.heap_used), kib(stat.heap_total));
     writeln!(out, "heap       {used:>12} KiB of {all} KiB")
 }

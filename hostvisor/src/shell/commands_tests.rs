@@ -79,6 +79,7 @@ impl Manage for Fake {
             core: 10 << 20,
             free: 1 << 30,
             free_frames: 1 << 18,
+            pool_frames: 77,
             ..MemoryStat::default()
         }
     }
@@ -256,6 +257,7 @@ fn machine_tables() {
          VMs                   0 KiB\n\
          free            1048576 KiB\n\
          free frames      262144\n\
+         pool frames          77\n\
          heap                  0 KiB of 0 KiB\n"
     );
     assert_eq!(

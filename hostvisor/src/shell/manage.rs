@@ -83,6 +83,8 @@ pub struct MemoryStat {
     pub free: u64,
     /// Free 4 KiB frames.
     pub free_frames: u64,
+    /// Free page-table frames of the corevisor's.
+    pub pool_frames: u64,
     /// Heap in use.
     pub heap_used: u64,
     /// Heap in all.

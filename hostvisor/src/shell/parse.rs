@@ -104,11 +104,11 @@ impl fmt::Display for Error<'_> {
             Self::NoName(action) => {
                 write!(
                     f,
-                    "vm {}: name of a VM is missing (vm list shows them)",
+                    "vm {}: NAME of a VM is missing (vm list shows them)",
                     action.name()
                 )
             }
-            Self::NoAddress => write!(f, "probe: physical address is missing"),
+            Self::NoAddress => write!(f, "probe: physical address ADDR is missing"),
             Self::BadAddress(word) => write!(
                 f,
                 "probe: '{}' is not an address (64 bits, hexadecimal with 0x or decimal)",
@@ -275,11 +275,11 @@ mod tests {
         );
         assert_eq!(
             error("vm start"),
-            "vm start: name of a VM is missing (vm list shows them)"
+            "vm start: NAME of a VM is missing (vm list shows them)"
         );
         assert_eq!(error("vm start a b"), "vm: 'b' is one word too many");
         assert_eq!(error("log all"), "log: 'all' is one word too many");
-        assert_eq!(error("probe"), "probe: physical address is missing");
+        assert_eq!(error("probe"), "probe: physical address ADDR is missing");
         for bad in ["0x", "zz", "-1", "0x10000000000000000", "_", "12ab", "+1"] {
             assert_eq!(
                 error(&alloc::format!("probe {bad}")),

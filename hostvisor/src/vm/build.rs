@@ -3,7 +3,8 @@
 use super::loader::{self, Contents, FDT_MAX, Layout, RAM_BASE};
 use super::{End, Vm};
 use crate::frames::{BLOCK, BLOCK_FRAMES, FRAMES};
-use crate::guest_tree::{self, GuestConfig};
+use crate::gic;
+use crate::guest_tree::{self, GuestConfig, GuestTimers};
 use crate::hw::{self, RunPage};
 use abi::hypercall::VM_PROTECTED;
 use abi::{Error, HostCall, Ipa, PAGE_SHIFT, PAGE_SIZE};
@@ -51,6 +52,7 @@ impl Build {
             initrd: layout.initrd.map(|r| (r.base.0, r.base.0 + initrd)),
             rng_seed: seed.get(8..).unwrap_or_default(),
             kaslr_seed: seed.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)),
+            timers: GuestTimers::new(gic::vtimer()),
             virtio_slots: &[],
         })
         .map_err(|e| e.to_string())?;
@@ -107,6 +109,10 @@ impl Build {
         if !filled {
             return Err(format!("block {block:#x} is not frame pool"));
         }
+        // The guest starts with its caches off. What is donated leaves the caches as the core takes it.
+        if !self.entry.manifest.protected {
+            hw::pool_clean(block, BLOCK);
+        }
         self.give(ipa, block)?;
         Ok(done + 1 >= blocks)
     }
@@ -158,6 +164,7 @@ impl Build {
             [handle, self.layout.entry.0, self.layout.fdt.base.0, 0],
         )
         .map_err(|e| refused("the entry point", e))?;
+        hw::publish_code();
         hw::hypercall(HostCall::VmStart, [handle, 0, 0, 0])
             .map_err(|e| refused("to start the VM", e))?;
         Ok(Arc::new(Vm::new(id, instance, handle, pages)))

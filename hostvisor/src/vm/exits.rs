@@ -125,6 +125,9 @@ impl Running<'_> {
                     console::guest_output(self.vm.id, &[byte]);
                 }
                 self.follow(written.line);
+                if let Target::Rtc(_) = target {
+                    self.vm.arm_rtc(self.this);
+                }
             }
             None => {}
         }

@@ -1,12 +1,13 @@
 //! The shell's view of [`Manager`].
 
-use super::manager::{Manager, Slot, Stage, counters};
+use super::manager::{Manager, Slot, Stage, core_info, counters};
 use crate::frames::FRAMES;
 use crate::shell::manage::{
     CpuStat, Fault, Manage, ManageError, MemoryStat, VmStat, VmState, VmSummary,
 };
 use crate::{cpu, hw};
 use abi::PAGE_SIZE;
+use abi::hypercall::CoreInfo;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -72,6 +73,15 @@ impl Manager {
             .find(|s| s.name == name)
             .ok_or_else(|| ManageError::NoSuchVm(name.to_string()))
     }
+
+    /// A VM to be started, unless none is any more.
+    fn slot_to_start(&mut self, name: &str) -> Result<&mut Slot, ManageError> {
+        if self.shutting_down {
+            let why = "the machine is being switched off";
+            return Err(ManageError::Other(why.to_string()));
+        }
+        self.slot_mut(name)
+    }
 }
 
 /// Ticks since `start`; none if that is 0.
@@ -108,7 +118,7 @@ impl Manage for Manager {
     }
 
     fn start(&mut self, name: &str) -> Result<(), ManageError> {
-        let slot = self.slot_mut(name)?;
+        let slot = self.slot_to_start(name)?;
         match slot.state() {
             VmState::Stopped => slot.wanted = true,
             // It is on its way down: it comes up again behind that.
@@ -119,22 +129,17 @@ impl Manage for Manager {
     }
 
     fn stop(&mut self, name: &str) -> Result<(), ManageError> {
-        let slot = self.slot_mut(name)?;
-        match slot.state() {
-            VmState::Running => slot.stop(),
-            VmState::Stopping if slot.wanted => slot.stay_stopped(),
-            _ => return slot.refuse(),
-        }
-        Ok(())
+        self.destroy(name)
     }
 
     fn restart(&mut self, name: &str) -> Result<(), ManageError> {
-        let slot = self.slot_mut(name)?;
+        let slot = self.slot_to_start(name)?;
         match slot.state() {
             VmState::Stopped => {}
             VmState::Running => slot.stop(),
             _ => return slot.refuse(),
         }
+        // Behind the stop, which says otherwise.
         slot.wanted = true;
         Ok(())
     }
@@ -143,10 +148,10 @@ impl Manage for Manager {
         let slot = self.slot_mut(name)?;
         match slot.state() {
             VmState::Running | VmState::Starting => slot.stop(),
-            VmState::Stopping if slot.wanted => slot.stay_stopped(),
+            // Unless it was told so before: it may be on its way to a restart.
+            VmState::Stopping if slot.wanted || !slot.held => slot.stop(),
             _ => return slot.refuse(),
         }
-        slot.wanted = false;
         Ok(())
     }
 
@@ -165,6 +170,7 @@ impl Manage for Manager {
             vms: (frames.total() - frames.free()) * PAGE_SIZE,
             free: frames.free() * PAGE_SIZE,
             free_frames: frames.free(),
+            pool_frames: core_info(CoreInfo::PoolFree),
             heap_used,
             heap_total,
         }

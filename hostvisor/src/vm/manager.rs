@@ -47,8 +47,12 @@ pub(super) struct Slot {
     pub(super) starts: u64,
     pub(super) started_at: u64,
     pub(super) last: Counters,
+    /// The operator wants it to stay stopped: a reset by the guest does not start it again.
+    pub(super) held: bool,
     /// How the last run ended, in words.
     pub(super) end: Option<String>,
+    /// The log does not say yet how it ended: its memory is still being taken back.
+    untold: bool,
     /// What went wrong, if anything did: the verdict's reason.
     failure: Option<String>,
 }
@@ -60,7 +64,7 @@ pub struct Manager {
     /// VMs that have been started since boot, for `exit-when-idle`.
     any_wanted: bool,
     /// The machine is to be switched off when all VMs are stopped.
-    shutting_down: bool,
+    pub(super) shutting_down: bool,
     instances: u64,
     seeds: Seeds,
     first_guest_told: bool,
@@ -77,11 +81,15 @@ impl Manager {
         seeds: Seeds,
         memory: super::management::Reserved,
     ) -> Self {
-        let slots: Vec<_> = entries
-            .into_iter()
-            .enumerate()
-            .map(|(index, entry)| Slot::new(index, entry))
-            .collect();
+        let mut slots: Vec<Slot> = Vec::new();
+        for (index, entry) in entries.into_iter().enumerate() {
+            let mut slot = Slot::new(index, entry);
+            // Only the first one of a name goes by it.
+            if slots.iter().any(|other| other.name == slot.name) {
+                slot.name = format!("vm{index:02}");
+            }
+            slots.push(slot);
+        }
         let any_wanted = !slots.is_empty();
         Self {
             slots,
@@ -157,6 +165,7 @@ impl Manager {
             return;
         };
         slot.wanted = false;
+        slot.held = false;
         let entry = match &slot.entry {
             Ok(entry) => entry,
             Err(_) => return,
@@ -196,7 +205,7 @@ impl Manager {
                 true
             }
             Stage::Running(vm, holdings) if vm.is_stopping() && vm.is_quiet() => {
-                slot.ended(index, &vm, self.shutting_down);
+                slot.ended(&vm);
                 cpu::CPUS.iter().for_each(|cpu| cpu.forget(vm.instance));
                 slot.stage = Stage::TearingDown(Box::new(Teardown::new(holdings)));
                 true
@@ -211,12 +220,16 @@ impl Manager {
                 dead
             }
             Stage::TearingDown(mut teardown) => match teardown.step() {
-                Ok(true) => true,
+                Ok(true) => {
+                    slot.gone(index);
+                    true
+                }
                 Ok(false) => {
                     slot.stage = Stage::TearingDown(teardown);
                     true
                 }
                 Err(why) => {
+                    slot.gone(index);
                     slot.fail(format!("its memory is lost: {why}"));
                     true
                 }
@@ -228,14 +241,11 @@ impl Manager {
         if self.first_guest_told {
             return;
         }
-        let ticks = |info: CoreInfo| {
-            hw::hypercall(HostCall::CoreInfo, [info as u64, 0, 0, 0]).map_or(0, |a| a.values[0])
-        };
-        let first = ticks(CoreInfo::FirstGuestTicks);
+        let first = core_info(CoreInfo::FirstGuestTicks);
         if first != 0 {
             self.first_guest_told = true;
             let milliseconds =
-                first.saturating_sub(ticks(CoreInfo::BootTicks)) * 1000 / hw::frequency();
+                first.saturating_sub(core_info(CoreInfo::BootTicks)) * 1000 / hw::frequency();
             log::info!(target: VERDICT, "first guest instruction after {milliseconds} ms");
         }
     }
@@ -244,7 +254,6 @@ impl Manager {
     pub(super) fn begin_shutdown(&mut self) {
         self.shutting_down = true;
         for slot in &mut self.slots {
-            slot.wanted = false;
             slot.stop();
         }
     }
@@ -299,7 +308,9 @@ impl Slot {
             starts: 0,
             started_at: 0,
             last: Counters::default(),
+            held: false,
             end: None,
+            untold: false,
             failure,
         }
     }
@@ -333,7 +344,7 @@ impl Slot {
     }
 
     /// The run is over: decides whether there is another one.
-    fn ended(&mut self, index: usize, vm: &Arc<Vm>, shutting_down: bool) {
+    fn ended(&mut self, vm: &Arc<Vm>) {
         self.last = counters(vm);
         let end = vm.end();
         let restarts = self
@@ -342,44 +353,63 @@ impl Slot {
             .is_ok_and(|e| e.manifest.on_reboot == OnReboot::Restart);
         let mut text = describe(end);
         if matches!(end, Some(End::Reset)) {
-            if restarts && !shutting_down {
+            if self.held {
+                text = describe(None);
+            } else if restarts {
                 self.wanted = true;
             } else {
                 text = "stopped: rebooted".to_string();
             }
         }
-        log::info!(target: VERDICT, "vm {}: {text}", self.name);
         if let Some(End::Failed(why)) = end {
             self.failure = Some(why.clone());
         }
         self.end = Some(text);
+        self.untold = true;
+    }
+
+    /// All it held is given back: tells how it ended.
+    fn gone(&mut self, index: usize) {
+        if core::mem::take(&mut self.untold)
+            && let Some(text) = &self.end
+        {
+            log::info!(target: VERDICT, "vm {}: {text}", self.name);
+        }
         if !self.wanted {
             console::vm_ended(index);
         }
     }
 
-    /// A VM on its way to a restart does not start again.
-    pub(super) fn stay_stopped(&mut self) {
-        let text = "stopped: on request";
-        log::info!(target: VERDICT, "vm {}: {text}", self.name);
-        self.end = Some(text.to_string());
-        self.wanted = false;
-    }
-
-    /// Sees to it that a VM in any stage ends up stopped.
+    /// Sees to it that a VM in any stage ends up stopped, and stays so.
     pub(super) fn stop(&mut self) {
+        let on_its_way_up = self.wanted || matches!(self.stage, Stage::Building(_));
+        self.wanted = false;
+        self.held = true;
         self.stage = match core::mem::replace(&mut self.stage, Stage::Stopped) {
-            Stage::Building(build) => {
-                log::info!(target: VERDICT, "vm {}: stopped: on request", self.name);
-                Stage::TearingDown(Box::new(Teardown::new(build.holdings)))
-            }
+            Stage::Building(build) => Stage::TearingDown(Box::new(Teardown::new(build.holdings))),
             Stage::Running(vm, holdings) => {
                 vm.stop(None);
                 Stage::Running(vm, holdings)
             }
             other => other,
         };
+        if !on_its_way_up {
+            return;
+        }
+        self.end = Some(describe(None));
+        match self.stage {
+            // It was to start next.
+            Stage::Stopped => log::info!(target: VERDICT, "vm {}: {}", self.name, describe(None)),
+            Stage::Running(..) => {}
+            _ => self.untold = true,
+        }
     }
+}
+
+/// A fact about the core; 0 if it does not know.
+#[must_use]
+pub fn core_info(which: CoreInfo) -> u64 {
+    hw::hypercall(HostCall::CoreInfo, [which as u64, 0, 0, 0]).map_or(0, |answer| answer.values[0])
 }
 
 /// Counters of a VM's run so far.

@@ -12,11 +12,12 @@ pub mod manager;
 pub mod run;
 pub mod teardown;
 
-use crate::cpu;
 use crate::devices::Devices;
+use crate::guest_tree::GuestTimers;
 use crate::hw::{self, RunPage};
 use crate::sched::{Kick, RunState};
 use crate::vgic::{KickMask, Vgic};
+use crate::{clock, cpu};
 use abi::MAX_VCPUS;
 use abi::run::{ExitReason, MAX_LIST_REGISTERS};
 use alloc::boxed::Box;
@@ -90,6 +91,8 @@ pub struct Vm {
     pub handle: u64,
     /// vCPUs.
     pub vcpus: Box<[Vcpu]>,
+    /// INTID of the physical timer.
+    ptimer: u32,
     vgic: Mutex<Vgic>,
     devices: Mutex<Devices>,
     /// Set once: no vCPU enters the guest any more.
@@ -109,10 +112,10 @@ pub struct VcpuRef {
 }
 
 impl VcpuRef {
-    /// Identifies the vCPU among all that ever were.
+    /// Identifies the vCPU among all timers that ever were.
     #[must_use]
     pub fn key(&self) -> u64 {
-        self.vm.instance * MAX_VCPUS as u64 + self.index as u64
+        self.vm.timer_key(self.index)
     }
 
     /// Makes it look what is new for it.
@@ -121,11 +124,40 @@ impl VcpuRef {
     }
 }
 
+/// What a CPU's soft timer is for.
+#[derive(Clone)]
+pub enum Alarm {
+    /// A vCPU's timers.
+    Vcpu(VcpuRef),
+    /// The alarm of a VM's RTC.
+    Rtc(Arc<Vm>),
+}
+
+impl Alarm {
+    /// Its deadline has passed.
+    pub fn ring(&self) {
+        match self {
+            Self::Vcpu(vcpu) => vcpu.kick(),
+            Self::Rtc(vm) => vm.tick(),
+        }
+    }
+
+    /// The VM it belongs to.
+    #[must_use]
+    pub fn vm(&self) -> &Arc<Vm> {
+        match self {
+            Self::Vcpu(vcpu) => &vcpu.vm,
+            Self::Rtc(vm) => vm,
+        }
+    }
+}
+
 impl Vm {
     /// A VM whose vCPUs have these run pages.
     #[must_use]
     pub fn new(id: usize, instance: u64, handle: u64, pages: Vec<RunPage>) -> Self {
-        let vgic = Vgic::new(pages.len(), crate::gic::VTIMER);
+        let timers = GuestTimers::new(crate::gic::vtimer());
+        let vgic = Vgic::new(pages.len(), timers.virt);
         let vcpu = |page| Vcpu {
             state: RunState::new(),
             local: Mutex::new(Local {
@@ -145,6 +177,7 @@ impl Vm {
             instance,
             handle,
             vcpus: pages.into_iter().map(vcpu).collect(),
+            ptimer: timers.phys,
             vgic: Mutex::new(vgic),
             devices: Mutex::new(Devices::new(INPUT_BACKLOG)),
             stopping: AtomicBool::new(false),
@@ -235,13 +268,43 @@ impl Vm {
         self.end.get()
     }
 
-    /// A byte for its console. False if it takes no more at present.
-    pub fn input(self: &Arc<Self>, byte: u8) -> bool {
-        let (taken, line) = self.devices.lock().push_input(byte);
+    /// One key for each vCPU, and [`MAX_VCPUS`] for the VM itself.
+    fn timer_key(&self, index: usize) -> u64 {
+        self.instance * (MAX_VCPUS as u64 + 1) + index as u64
+    }
+
+    /// The guest has set its RTC or its alarm: `this` CPU, which is the caller's, wakes it in time.
+    pub fn arm_rtc(self: &Arc<Self>, this: &cpu::Cpu) {
+        let alarm = self.devices.lock().next_alarm();
+        // One that is armed on another CPU from before finds nothing to do there.
+        if let Some(seconds) = alarm {
+            let deadline = clock::ticks_at(seconds);
+            this.arm(
+                self.timer_key(MAX_VCPUS),
+                deadline,
+                Alarm::Rtc(self.clone()),
+            );
+        }
+    }
+
+    /// Lets the RTC's alarm ring if it is due.
+    fn tick(self: &Arc<Self>) {
+        let line = self.devices.lock().tick(clock::seconds());
+        self.follow(line);
+    }
+
+    /// Takes a device's line to the vGIC.
+    fn follow(self: &Arc<Self>, line: Option<crate::devices::Line>) {
         if let Some(line) = line {
             let kicks = self.vgic.lock().set_level(0, line.intid, line.level);
             self.kick_all(kicks);
         }
+    }
+
+    /// A byte for its console. False if it takes no more at present.
+    pub fn input(self: &Arc<Self>, byte: u8) -> bool {
+        let (taken, line) = self.devices.lock().push_input(byte);
+        self.follow(line);
         taken
     }
 

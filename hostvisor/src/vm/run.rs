@@ -4,7 +4,7 @@
 //! The way from an MMIO exit back into the guest takes one lock (the device's), and none of the vGIC's unless
 //! list registers or timer lines changed, or somebody kicked.
 
-use super::{End, Local, Vcpu, VcpuRef, Vm};
+use super::{Alarm, End, Local, Vcpu, VcpuRef, Vm};
 use crate::cpu::{self, Cpu, SCHEDULER, count};
 use crate::vgic::{KickMask, Vgic};
 use crate::{gic, hw, interrupts, service};
@@ -15,8 +15,6 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use spin::MutexGuard;
 
-/// Guest's physical timer, a PPI.
-const PTIMER: u32 = 30;
 /// ICH_HCR_EL2.UIE.
 const UNDERFLOW: u64 = 1 << 1;
 
@@ -145,7 +143,8 @@ impl<'a> Running<'a> {
 
     pub(super) fn arm(&mut self, deadline: u64) {
         self.local.timer_on = Some(self.me);
-        self.this.arm(self.task.clone(), deadline);
+        let key = self.task.key();
+        self.this.arm(key, deadline, Alarm::Vcpu(self.task.clone()));
     }
 
     /// Off the CPU: nothing of it stays in list registers or FP registers.
@@ -191,6 +190,7 @@ impl<'a> Running<'a> {
                 Err(Error::Busy) => {
                     self.reply = reply;
                     interrupts::poll(self.me);
+                    self.share();
                     continue;
                 }
                 // Another vCPU has ended the VM; the CPU that runs it is about to say how.
@@ -271,10 +271,10 @@ impl<'a> Running<'a> {
         }
         let changed = lines ^ local.lines;
         if changed & page::TIMER_VIRTUAL != 0 {
-            kicks |= vgic.set_level(index, gic::VTIMER, lines & page::TIMER_VIRTUAL != 0);
+            kicks |= vgic.set_level(index, gic::vtimer(), lines & page::TIMER_VIRTUAL != 0);
         }
         if changed & page::TIMER_PHYSICAL != 0 {
-            kicks |= vgic.set_level(index, PTIMER, lines & page::TIMER_PHYSICAL != 0);
+            kicks |= vgic.set_level(index, self.vm.ptimer, lines & page::TIMER_PHYSICAL != 0);
         }
         local.lines = lines;
         (vgic, kicks)
@@ -303,7 +303,9 @@ impl<'a> Running<'a> {
         local.filled = fill.count;
         self.refresh = false;
         gic::set_vtimer_active(self.me, active);
-        self.kick(kicks);
+        // What is new for this vCPU itself is in its list registers by now.
+        self.vm.kick_all(kicks.without(index));
+        self.share();
     }
 
     /// Works on the vGIC, whose state is brought up to date first; kicks whom that concerns.

@@ -89,6 +89,34 @@ pub fn pool_zero(start: u64, bytes: u64) -> bool {
     true
 }
 
+/// Writes pool memory back from the caches to the point of coherency, and drops it there, for a guest that
+/// reads and writes it with its caches off. False if it is not pool memory.
+pub fn pool_clean(start: u64, bytes: u64) -> bool {
+    if !wholly_in_pool(start, bytes) {
+        return false;
+    }
+    let ctr: u64;
+    // SAFETY: reading CTR_EL0.
+    unsafe { asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack)) };
+    // CTR_EL0.DminLine: log2 of the words in the smallest data cache line.
+    let line = 4u64 << (ctr >> 16 & 0xf);
+    let mut at = start & !(line - 1);
+    while at < start + bytes {
+        // SAFETY: cleaning mapped memory never changes what it holds.
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack)) };
+        at += line;
+    }
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb sy", options(nostack)) };
+    true
+}
+
+/// Makes all CPUs forget instructions fetched from memory that has been written since.
+pub fn publish_code() {
+    // SAFETY: instruction cache maintenance changes no data.
+    unsafe { asm!("dsb ish", "ic ialluis", "dsb ish", "isb", options(nostack)) };
+}
+
 /// A vCPU's run page (see `abi::run`).
 #[derive(Debug)]
 pub struct RunPage(u64);

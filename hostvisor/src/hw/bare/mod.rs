@@ -13,7 +13,8 @@ pub use call::{hypercall, smc};
 pub use entry::start_cpu;
 pub use heap::{heap_add, heap_stats};
 pub use memory::{
-    RunPage, boot_bytes, boot_words, pool_add, pool_fill, pool_zero, probe, probe_write,
+    RunPage, boot_bytes, boot_words, pool_add, pool_clean, pool_fill, pool_zero, probe,
+    probe_write, publish_code,
 };
 pub use mmio::Mmio;
 pub use mmu::map_ram;
