@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub enum Artifact {
     /// Boot, corevisor and hostvisor in one image.
     Payload,
+    /// The same trusted code with the hostile hostvisor in the hostvisor's place.
+    HostilePayload,
     /// The `cloister` tool.
     Tool,
     /// The bare-metal test guest as a flat image.
@@ -23,11 +25,20 @@ impl Artifact {
     fn name(self) -> &'static str {
         match self {
             Self::Payload => "cloister.img",
+            Self::HostilePayload => "cloister-hostile.img",
             Self::Tool => "bin/cloister",
             Self::TestGuest => "test-guest.bin",
             Self::Kernel61 => "guest/6.1/Image",
             Self::Kernel612 => "guest/6.12/Image",
             Self::Initrd => "guest/initrd.gz",
+        }
+    }
+
+    /// What makes it.
+    fn target(self) -> &'static str {
+        match self {
+            Self::HostilePayload => "make hostile-payload",
+            _ => "make build guest",
         }
     }
 
@@ -40,8 +51,9 @@ impl Artifact {
         let path = build_dir().join(self.name());
         assert!(
             path.is_file(),
-            "{} is missing: run `make build guest`",
-            path.display()
+            "{} is missing: run `{}`",
+            path.display(),
+            self.target()
         );
         path
     }

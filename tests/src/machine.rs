@@ -191,6 +191,17 @@ impl Machine {
         Run::start(command, &dir, self.timeout)
     }
 
+    /// Starts the payload with the hostile hostvisor, which carries out `attacks`: names, or `all`.
+    #[must_use]
+    #[track_caller]
+    pub fn start_hostile(&self, attacks: &str) -> Run {
+        let dir = scratch_dir(&test_name());
+        let board = "virt,virtualization=on,gic-version=3";
+        let mut command = self.qemu(&Artifact::HostilePayload.path(), board);
+        command.args(["-append", &format!("attack={attacks}")]);
+        Run::start(command, &dir, self.timeout)
+    }
+
     fn qemu(&self, kernel: &Path, board: &str) -> Command {
         // `timeout` ends QEMU even if this process is killed.
         let mut command = Command::new("timeout");

@@ -51,10 +51,10 @@ fn in_shell(machine: Machine) -> Run {
 fn two_hundred_rounds_leave_as_many_free_frames_as_before() {
     let sleeper = VmSpec::test_guest("sleeper", "sleep")
         .vcpus(2)
-        .memory("32M")
+        .memory("66M")
         .not_started();
     let open = VmSpec::test_guest("open", "sleep")
-        .memory("32M")
+        .memory("66M")
         .open()
         .not_started();
     let mut run = in_shell(Machine::new().timeout(300).vm(sleeper).vm(open));

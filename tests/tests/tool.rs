@@ -35,6 +35,31 @@ fn more_memory_than_the_machine_has_is_refused_with_one_line() {
     );
 }
 
+#[test]
+fn what_a_guest_prints_does_not_make_a_run_fail() {
+    let mut run = Machine::new()
+        .vm(VmSpec::test_guest("forger", "forge-panic"))
+        .start();
+    run.wait_success();
+    run.check(
+        run.text().contains("[core] panic: a guest said so"),
+        "the guest did not print what it was to print",
+    );
+}
+
+#[test]
+fn what_a_guest_prints_does_not_make_a_run_succeed() {
+    let mut run = Machine::new()
+        .vm(VmSpec::test_guest("forger", "forge-success"))
+        .start();
+    let status = run.wait();
+    run.check(status == 1, &format!("exit status {status}"));
+    run.check(
+        run.errors().contains("VM forger: all its vCPUs are off"),
+        "the reason is not handed on",
+    );
+}
+
 #[track_caller]
 fn refused(machine: Machine, words: &[&str]) {
     let mut run = machine.start();

@@ -97,7 +97,10 @@ fn member_counts(member: &Path, broken: &mut Vec<String>) -> Result<Total> {
     let mut total = Total::default();
     for (path, source) in sources.iter().filter(|(path, _)| {
         // A test module's own modules are in the folder of its name.
-        !tests.contains(path) && !tests.iter().any(|test| path.starts_with(test.with_extension("")))
+        !tests.contains(path)
+            && !tests
+                .iter()
+                .any(|test| path.starts_with(test.with_extension("")))
     }) {
         let counts = source.counts();
         if counts.unsafe_blocks + counts.unsafe_items > 0

@@ -183,6 +183,65 @@ pub(crate) fn priority() -> Verdict {
     Ok(())
 }
 
+/// More interrupts at once than there are list registers: each is taken once, the most urgent first, also
+/// one that comes last.
+pub(crate) fn many_pending() -> Verdict {
+    const FIRST: u32 = FREE_SPI;
+    const MANY: u32 = 20;
+    static ORDER: [AtomicU32; MANY as usize] = [const { AtomicU32::new(0) }; MANY as usize];
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let record = |intid: u32| {
+        let place = NEXT.fetch_add(1, Ordering::SeqCst);
+        ORDER[place % ORDER.len()].store(intid, Ordering::SeqCst);
+    };
+    let all = || FIRST..FIRST + MANY;
+    // A permutation; 0x20 to 0xb8 in steps that every implementation tells apart.
+    let priority = |intid: u32| (0x20 + (intid - FIRST) * 7 % MANY * 8) as u8;
+    for intid in all() {
+        gic::set_edge(intid, true);
+        gic::route(intid, cpu::mpidr());
+        gic::set_priority(intid, priority(intid));
+        gic::hook(intid, Some(record));
+        gic::enable(intid);
+    }
+    let urgent = all().min_by_key(|&intid| priority(intid)).unwrap_or(FIRST);
+    for round in 0..20u32 {
+        NEXT.store(0, Ordering::SeqCst);
+        let before: [u32; MANY as usize] = core::array::from_fn(|n| count(0, FIRST + n as u32));
+        cpu::mask();
+        // In another order each time; the most urgent one when the list registers are full already.
+        let turned = all().map(|intid| FIRST + (intid - FIRST + round * 3) % MANY);
+        turned
+            .filter(|&intid| intid != urgent)
+            .for_each(gic::set_pending);
+        check!(gic::is_pending(FIRST + 1), "set-pending does not read back");
+        gic::set_pending(urgent);
+        cpu::unmask();
+        let taken = || NEXT.load(Ordering::SeqCst);
+        check!(
+            wait_for(2000, || taken() >= MANY as usize),
+            "{} of {MANY} arrived",
+            taken()
+        );
+        for (n, intid) in all().enumerate() {
+            check_eq!(count(0, intid), before[n] + 1, "count of INTID {intid}");
+        }
+        for (n, pair) in ORDER.windows(2).enumerate() {
+            let [a, b] = [&pair[0], &pair[1]].map(|taken| taken.load(Ordering::SeqCst));
+            check!(
+                priority(a) < priority(b),
+                "number {n} taken was INTID {a}, and then the more urgent {b} (round {round})"
+            );
+        }
+    }
+    for intid in all() {
+        gic::hook(intid, None);
+        gic::disable(intid);
+        gic::set_priority(intid, PRIORITY);
+    }
+    Ok(())
+}
+
 /// An SPI goes to the CPU that GICD_IROUTER names, also after it was moved.
 pub(crate) fn routing() -> Verdict {
     gic::set_edge(FREE_SPI, true);

@@ -94,9 +94,24 @@ pub(crate) fn fill() -> Verdict {
     Ok(())
 }
 
+/// Prints what the hypervisor prints when it cannot go on; then ends well.
+pub(crate) fn forge_panic() -> Verdict {
+    println!("[core] panic: a guest said so");
+    println!("[host] fatal: a guest said so");
+    println!("[host] shutdown: VM forger: a guest said so");
+    Ok(())
+}
+
+/// Prints what the hostvisor prints at a good end; then comes to a bad one: its only CPU is off.
+pub(crate) fn forge_success() -> Verdict {
+    println!("[host] shutdown: 1 VMs, all powered off cleanly");
+    let answer = psci::call(psci::CPU_OFF, 0, 0, 0);
+    fail_test!("CPU_OFF came back: {answer}");
+}
+
 /// Prints a lot, as fast as it can.
 pub(crate) fn uart_flood() -> Verdict {
-    for number in 0..2000 {
+    for number in 0..1000 {
         println!(
             "flood {number:05} ..............................................................."
         );

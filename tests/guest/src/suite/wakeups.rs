@@ -52,6 +52,44 @@ pub(crate) fn self_wakeups() -> Verdict {
 
 /// Where the ball is: CPU index.
 static BALL: AtomicUsize = AtomicUsize::new(0);
+/// The RTC's alarm wakes a CPU that sleeps, and nobody looks at the RTC meanwhile.
+pub(crate) fn rtc_alarm() -> Verdict {
+    const RTC: u64 = 0x0901_0000;
+    const MATCH: u64 = RTC + 0x04;
+    const MASK: u64 = RTC + 0x10;
+    const CLEAR: u64 = RTC + 0x1c;
+    const INTID: u32 = 34;
+    gic::set_edge(INTID, false);
+    gic::set_priority(INTID, gic::PRIORITY);
+    gic::route(INTID, cpu::mpidr());
+    gic::hook(
+        INTID,
+        Some(|_| {
+            mmio::write32(MASK, 0);
+            mmio::write32(CLEAR, 1);
+        }),
+    );
+    gic::enable(INTID);
+    mmio::write32(CLEAR, 1);
+    let before = count(0, INTID);
+    let due = mmio::read32(RTC) + 1;
+    mmio::write32(MATCH, due);
+    mmio::write32(MASK, 1);
+    check!(
+        sleep(|| count(0, INTID) != before),
+        "the alarm did not ring within {LOST_MS} ms"
+    );
+    let now = mmio::read32(RTC);
+    check!(
+        (due..=due + 2).contains(&now),
+        "the alarm set for {due} rang at {now}"
+    );
+    check_eq!(count(0, INTID), before + 1, "alarms taken");
+    gic::disable(INTID);
+    gic::hook(INTID, None);
+    Ok(())
+}
+
 static HITS: AtomicU32 = AtomicU32::new(0);
 static PLAYERS: AtomicUsize = AtomicUsize::new(0);
 static PARTNER: AtomicUsize = AtomicUsize::new(0);

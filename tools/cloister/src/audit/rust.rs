@@ -111,10 +111,7 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
 
 /// What makes an item a test's: never in the shipped image. The second is for simulations that other
 /// crates' tests use, with the feature's name blanked.
-const TEST_ATTRIBUTES: [&str; 2] = [
-    "#[cfg(test)]",
-    "#[cfg(any(test, feature = \"\"\"\"\"))]",
-];
+const TEST_ATTRIBUTES: [&str; 2] = ["#[cfg(test)]", "#[cfg(any(test, feature = \"\"\"\"\"))]"];
 
 /// Ranges of the items that stand under one of [`TEST_ATTRIBUTES`], attributes included. `bare` has no
 /// braces in strings or comments.
