@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build tool payload test-guest guest guest-kernel run test audit fmt lint clean
+.PHONY: help deps build tool payload test-guest guest guest-kernel hostile-payload hostile hostile-mutants run test audit fmt lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BARE := $(TARGET)/aarch64-unknown-none-softfloat/release
@@ -45,6 +45,20 @@ test-guest: tool
 	@CLOISTER_QUIET=1 tools/bare-cargo build -p test-guest --release
 	@$(TOOL) flatten $(BARE)/test-guest build/test-guest.bin
 
+# The same trusted code around the hostile hostvisor. After 'payload', whose output in $(BARE) it replaces.
+hostile-payload: payload
+	@echo "make: building the hostile hostvisor and a payload around it" >&2
+	@CLOISTER_QUIET=1 tools/bare-cargo build -p hostile-hostvisor --release
+	@$(TOOL) flatten $(BARE)/hostile-hostvisor build/hostile.bin
+	@CLOISTER_HOSTVISOR=$(abspath build/hostile.bin) CLOISTER_QUIET=1 tools/bare-cargo build -p boot --release
+	@$(TOOL) flatten $(BARE)/cloister-payload build/cloister-hostile.img
+
+hostile: hostile-payload ## Attack the corevisor from the hostvisor's place: every attack must be refused
+	@cargo test -q -p tests --test hostile -- --test-threads=1 --nocapture
+
+hostile-mutants: hostile-payload ## Remove each check in turn: an attack must succeed (MUTANTS="name name" for some)
+	@cargo run -q -p hostile-mutants -- $(MUTANTS)
+
 build: payload test-guest ## Build the tool, the bootable image (build/cloister.img) and the test guest
 
 guest: deps ## Fetch Debian arm64 kernels, pack the initramfs (build/guest/)
@@ -57,7 +71,7 @@ guest-kernel: ## Build a guest kernel with CONFIG_ARM_PKVM_GUEST (build/guest/pk
 run: payload guest ## Boot a Debian VM under Cloister in QEMU; its console is this terminal
 	@$(TOOL) run --vm $(VM) $(ARGS)
 
-test: build guest ## Everything that CI checks
+test: build guest hostile-payload ## Everything that CI checks
 	@tools/check
 
 audit: tool ## Lines and unsafe code of every crate

@@ -12,8 +12,11 @@ unsafe extern "C" {
 }
 
 /// The program's own range.
-pub fn image() -> (u64, u64) {
-    ((&raw const __image_start).addr() as u64, (&raw const __image_end).addr() as u64)
+pub(crate) fn image() -> (u64, u64) {
+    (
+        (&raw const __image_start).addr() as u64,
+        (&raw const __image_end).addr() as u64,
+    )
 }
 
 fn check(at: u64) {
@@ -22,7 +25,7 @@ fn check(at: u64) {
 }
 
 /// Reads the word at `at`.
-pub fn read(at: u64) -> Result<u64, Fault> {
+pub(crate) fn read(at: u64) -> Result<u64, Fault> {
     let mut value = 0;
     // SAFETY: a read; a fault skips it.
     let fault = attempt(|| unsafe {
@@ -32,7 +35,7 @@ pub fn read(at: u64) -> Result<u64, Fault> {
 }
 
 /// Reads the 32-bit register at `at`.
-pub fn read32(at: u64) -> Result<u32, Fault> {
+pub(crate) fn read32(at: u64) -> Result<u32, Fault> {
     let mut value = 0u32;
     // SAFETY: a read; a fault skips it.
     let fault = attempt(|| unsafe {
@@ -42,7 +45,7 @@ pub fn read32(at: u64) -> Result<u32, Fault> {
 }
 
 /// Writes the word at `at`.
-pub fn write(at: u64, value: u64) -> Result<(), Fault> {
+pub(crate) fn write(at: u64, value: u64) -> Result<(), Fault> {
     check(at);
     // SAFETY: no object of this program is there; a fault skips it.
     let fault = attempt(|| unsafe {
@@ -52,7 +55,7 @@ pub fn write(at: u64, value: u64) -> Result<(), Fault> {
 }
 
 /// Writes the 32-bit register at `at`.
-pub fn write32(at: u64, value: u32) -> Result<(), Fault> {
+pub(crate) fn write32(at: u64, value: u32) -> Result<(), Fault> {
     check(at);
     // SAFETY: as for `write`.
     let fault = attempt(|| unsafe {
@@ -62,7 +65,7 @@ pub fn write32(at: u64, value: u32) -> Result<(), Fault> {
 }
 
 /// Calls the code at `at`, which may change x0-x18. None if it came back without an exception.
-pub fn execute(at: u64) -> Option<Fault> {
+pub(crate) fn execute(at: u64) -> Option<Fault> {
     check(at);
     // SAFETY: code without a frame of its own, or none at all: then the fetch faults and returns.
     attempt(|| unsafe {
@@ -72,7 +75,7 @@ pub fn execute(at: u64) -> Option<Fault> {
 
 /// Other ways to touch a word, most of which give no syndrome.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Touch {
+pub(crate) enum Touch {
     /// LDP.
     Pair,
     /// LDR with write-back.
@@ -81,32 +84,23 @@ pub enum Touch {
     Exclusive,
     /// STP.
     StorePair,
-    /// STXR behind an LDXR elsewhere.
-    StoreExclusive,
     /// DC ZVA.
     Zero,
-    /// DC IVAC: throws away what others wrote.
-    Invalidate,
-    /// DC CIVAC.
-    Clean,
 }
 
 impl Touch {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::Pair,
         Self::WriteBack,
         Self::Exclusive,
         Self::StorePair,
-        Self::StoreExclusive,
         Self::Zero,
-        Self::Invalidate,
-        Self::Clean,
     ];
 }
 
 /// Touches `at`; the fault, if any.
-pub fn touch(at: u64, how: Touch) -> Option<Fault> {
+pub(crate) fn touch(at: u64, how: Touch) -> Option<Fault> {
     check(at);
     macro_rules! instruction {
         ($($text:literal),*) => {
@@ -121,27 +115,22 @@ pub fn touch(at: u64, how: Touch) -> Option<Fault> {
         Touch::WriteBack => instruction!("ldr x16, [{a}], #8"),
         Touch::Exclusive => instruction!("ldxr x16, [{a}]", "clrex"),
         Touch::StorePair => instruction!("stp xzr, xzr, [{a}]"),
-        Touch::StoreExclusive => {
-            instruction!("sub x16, sp, #64", "ldxr x17, [x16]", "stxr w17, xzr, [{a}]", "clrex")
-        }
         Touch::Zero => instruction!("dc zva, {a}"),
-        Touch::Invalidate => instruction!("dc ivac, {a}"),
-        Touch::Clean => instruction!("dc civac, {a}"),
     }
 }
 
 /// Reads RAM that is this program's to read.
-pub fn word(at: u64) -> u64 {
+pub(crate) fn word(at: u64) -> u64 {
     read(at).unwrap_or_else(|fault| panic!("own RAM at {at:#x}: {fault:x?}"))
 }
 
 /// Writes RAM that is this program's to write.
-pub fn set_word(at: u64, value: u64) {
+pub(crate) fn set_word(at: u64, value: u64) {
     write(at, value).unwrap_or_else(|fault| panic!("own RAM at {at:#x}: {fault:x?}"));
 }
 
 /// Fills `bytes` of own RAM at `at` with `value`.
-pub fn fill(at: u64, bytes: u64, value: u64) {
+pub(crate) fn fill(at: u64, bytes: u64, value: u64) {
     check(at);
     check(at + bytes - 1);
     for word in (at..at + bytes).step_by(8) {
@@ -151,7 +140,7 @@ pub fn fill(at: u64, bytes: u64, value: u64) {
 }
 
 /// Copies `from` to own RAM at `at`.
-pub fn copy_to(at: u64, from: &[u8]) {
+pub(crate) fn copy_to(at: u64, from: &[u8]) {
     check(at);
     check(at + from.len() as u64);
     // SAFETY: as for `fill`; source and goal do not overlap, as one is image and the other is not.

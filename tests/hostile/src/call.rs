@@ -14,21 +14,21 @@ global_asm!(
 );
 
 /// x0–x30.
-pub type Registers = [u64; 31];
+pub(crate) type Registers = [u64; 31];
 
 unsafe extern "C" {
     fn raw_call(registers: *mut Registers, smc: u64);
 }
 
 /// HVC #0 with all registers as given; all of them afterwards.
-pub fn hvc_all(registers: &mut Registers) {
+pub(crate) fn hvc_all(registers: &mut Registers) {
     // SAFETY: the call keeps the callee-saved registers by itself. What the corevisor does to RAM concerns
     // frames outside this program's image.
     unsafe { raw_call(registers, 0) };
 }
 
 /// HVC with function number `x0`, known or not; x0–x4 afterwards.
-pub fn hvc(x0: u64, args: &[u64]) -> [u64; 5] {
+pub(crate) fn hvc(x0: u64, args: &[u64]) -> [u64; 5] {
     let mut registers = [0; 31];
     registers[0] = x0;
     registers[1..=args.len()].copy_from_slice(args);
@@ -37,13 +37,13 @@ pub fn hvc(x0: u64, args: &[u64]) -> [u64; 5] {
 }
 
 /// A hypercall: x1 of the answer.
-pub fn host(call: HostCall, args: &[u64]) -> Result<u64, Error> {
+pub(crate) fn host(call: HostCall, args: &[u64]) -> Result<u64, Error> {
     let answer = hvc(call as u64, args);
     Error::check(answer[0]).map(|()| answer[1])
 }
 
 /// SMC; x0 of the answer.
-pub fn smc(function: u64, args: &[u64]) -> i64 {
+pub(crate) fn smc(function: u64, args: &[u64]) -> i64 {
     let mut registers = [0; 31];
     registers[0] = function;
     registers[1..=args.len()].copy_from_slice(args);
@@ -53,12 +53,12 @@ pub fn smc(function: u64, args: &[u64]) -> i64 {
 }
 
 /// A fact about the core.
-pub fn info(which: abi::hypercall::CoreInfo) -> u64 {
+pub(crate) fn info(which: abi::hypercall::CoreInfo) -> u64 {
     host(HostCall::CoreInfo, &[which as u64]).unwrap_or(0)
 }
 
 /// The end.
-pub fn system_off() -> ! {
+pub(crate) fn system_off() -> ! {
     smc(u64::from(psci::SYSTEM_OFF), &[]);
     loop {
         crate::cpu::wait();

@@ -22,7 +22,7 @@ impl Write for Uart {
 }
 
 /// Prints a line.
-pub fn line(text: fmt::Arguments<'_>) {
+pub(crate) fn line(text: fmt::Arguments<'_>) {
     while BUSY.swap(true, Ordering::Acquire) {
         core::hint::spin_loop();
     }
@@ -31,7 +31,7 @@ pub fn line(text: fmt::Arguments<'_>) {
 }
 
 /// Prints last words, whoever holds the UART.
-pub fn last_words(text: fmt::Arguments<'_>) {
+pub(crate) fn last_words(text: fmt::Arguments<'_>) {
     let _ = write!(Uart, "\r\n{text}\r\n");
 }
 

@@ -23,38 +23,38 @@ macro_rules! msr {
 pub(crate) use {mrs, msr};
 
 /// This CPU's number.
-pub fn index() -> usize {
+pub(crate) fn index() -> usize {
     mrs!("tpidr_el1") as usize % abi::MAX_CPUS
 }
 
 /// The exception level it runs at.
-pub fn level() -> u64 {
+pub(crate) fn level() -> u64 {
     mrs!("currentel") >> 2 & 3
 }
 
 /// The physical counter.
-pub fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     mrs!("cntpct_el0")
 }
 
 /// Ticks of the counter in `milliseconds`.
-pub fn ticks(milliseconds: u64) -> u64 {
+pub(crate) fn ticks(milliseconds: u64) -> u64 {
     mrs!("cntfrq_el0") * milliseconds / 1000
 }
 
 /// An interrupt ends what runs on this CPU in `milliseconds`.
-pub fn arm_timer(milliseconds: u64) {
+pub(crate) fn arm_timer(milliseconds: u64) {
     msr!("cntp_cval_el0", now() + ticks(milliseconds));
     msr!("cntp_ctl_el0", 1);
 }
 
 /// The timer is off.
-pub fn stop_timer() {
+pub(crate) fn stop_timer() {
     msr!("cntp_ctl_el0", 2);
 }
 
 /// Acknowledges and ends what is pending; answers its INTID.
-pub fn take_interrupt() -> u32 {
+pub(crate) fn take_interrupt() -> u32 {
     let intid = mrs!("s3_0_c12_c12_0") as u32 & 0xff_ffff;
     if intid < 1020 {
         msr!("s3_0_c12_c12_1", u64::from(intid));
@@ -63,37 +63,45 @@ pub fn take_interrupt() -> u32 {
 }
 
 /// Lets interrupts reach this CPU's interface; DAIF stays masked.
-pub fn enable_interrupts() {
+pub(crate) fn enable_interrupts() {
     msr!("s3_0_c4_c6_0", 0xff);
     msr!("s3_0_c12_c12_7", 1);
 }
 
 /// Sends SGI 0 to CPU `index`.
-pub fn kick(index: usize) {
+pub(crate) fn kick(index: usize) {
     barrier();
     msr!("s3_0_c12_c11_5", 1u64 << index);
 }
 
 /// Waits for an interrupt.
-pub fn wait() {
+pub(crate) fn wait() {
     // SAFETY: waits.
     unsafe { asm!("dsb sy", "wfi", options(nostack)) };
 }
 
 /// Everything before is done before everything after.
-pub fn barrier() {
+pub(crate) fn barrier() {
     // SAFETY: a barrier.
     unsafe { asm!("dsb sy", "isb", options(nostack)) };
 }
 
 /// Drops this program's own translations.
-pub fn flush_own_tlb() {
+pub(crate) fn flush_own_tlb() {
     // SAFETY: stage 1 never changes but for TTBR1; translations come back.
-    unsafe { asm!("dsb sy", "tlbi vmalle1is", "dsb sy", "isb", options(nostack)) };
+    unsafe {
+        asm!(
+            "dsb sy",
+            "tlbi vmalle1is",
+            "dsb sy",
+            "isb",
+            options(nostack)
+        )
+    };
 }
 
 /// Makes what was written at `start` visible to instruction fetch and to a world with caches off.
-pub fn sync_code(start: u64, bytes: u64) {
+pub(crate) fn sync_code(start: u64, bytes: u64) {
     let mut at = start & !63;
     while at < start + bytes {
         // SAFETY: cleans memory that this program has just written.

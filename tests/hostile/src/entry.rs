@@ -4,34 +4,47 @@ use abi::MAX_CPUS;
 use core::cell::UnsafeCell;
 
 /// Bytes of a CPU's stack.
-pub const STACK: usize = 64 << 10;
+pub(crate) const STACK: usize = 64 << 10;
 
 #[repr(C, align(4096))]
-pub struct Shared<T>(UnsafeCell<T>);
+pub(crate) struct Shared<T>(UnsafeCell<T>);
 
 // SAFETY: only the entry stub writes the table, before Rust runs; each CPU uses its own stack only.
 unsafe impl<T> Sync for Shared<T> {}
 
 /// Level-1 table.
-pub static TABLE: Shared<[u64; 512]> = Shared(UnsafeCell::new([0; 512]));
+pub(crate) static TABLE: Shared<[u64; 512]> = Shared(UnsafeCell::new([0; 512]));
 /// Stacks.
 #[unsafe(link_section = ".stacks")]
-pub static STACKS: Shared<[u8; STACK * MAX_CPUS]> = Shared(UnsafeCell::new([0; STACK * MAX_CPUS]));
+pub(crate) static STACKS: Shared<[u8; STACK * MAX_CPUS]> =
+    Shared(UnsafeCell::new([0; STACK * MAX_CPUS]));
 
 unsafe extern "C" {
     fn other_start();
 }
 
 /// Where another CPU shall enter.
-pub fn other_entry() -> u64 {
+pub(crate) fn other_entry() -> u64 {
     other_start as unsafe extern "C" fn() as usize as u64
 }
 
-pub extern "C" fn first(tree: u64, image: u64, reserved: u64, regions: u64, count: u64) -> ! {
+pub(crate) extern "C" fn first(
+    tree: u64,
+    image: u64,
+    reserved: u64,
+    regions: u64,
+    count: u64,
+) -> ! {
     crate::frames::init(tree, image, reserved, regions, count);
-    crate::suite::run()
+    // SAFETY: boot left a checked device tree there, outside everything that is taken or given away.
+    let machine = unsafe { fdt::Fdt::from_ptr(tree as *const u8) };
+    let arguments = machine
+        .ok()
+        .and_then(|tree| tree.chosen().bootargs())
+        .unwrap_or("");
+    crate::suite::run(arguments.trim().strip_prefix("attack=").unwrap_or("all"))
 }
 
-pub extern "C" fn other(index: u64) -> ! {
+pub(crate) extern "C" fn other(index: u64) -> ! {
     crate::smp::serve(index as usize)
 }

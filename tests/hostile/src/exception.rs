@@ -7,27 +7,27 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// What stopped an access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// ESR_EL1.
-    pub esr: u64,
+    pub(crate) esr: u64,
     /// FAR_EL1.
-    pub far: u64,
+    pub(crate) far: u64,
 }
 
 impl Fault {
     /// Exception class.
-    pub fn class(self) -> u64 {
+    pub(crate) fn class(self) -> u64 {
         self.esr >> 26
     }
 
     /// A synchronous external abort: what the corevisor injects.
-    pub fn is_external_abort(self) -> bool {
+    pub(crate) fn is_external_abort(self) -> bool {
         matches!(self.class(), 0x21 | 0x25) && self.esr & 0x3f == 0x10
     }
 
-    /// An unknown instruction or register.
-    pub fn is_undefined(self) -> bool {
-        self.class() == 0
+    /// An unknown instruction or register; class 0x18 where the processor has FEAT_IDST.
+    pub(crate) fn is_undefined(self) -> bool {
+        matches!(self.class(), 0 | 0x18)
     }
 }
 
@@ -42,11 +42,15 @@ struct Slot {
 }
 
 static SLOTS: [Slot; MAX_CPUS] = [const {
-    Slot { state: AtomicU64::new(IDLE), esr: AtomicU64::new(0), far: AtomicU64::new(0) }
+    Slot {
+        state: AtomicU64::new(IDLE),
+        esr: AtomicU64::new(0),
+        far: AtomicU64::new(0),
+    }
 }; MAX_CPUS];
 
 #[repr(C)]
-pub struct Frame {
+pub(crate) struct Frame {
     x: [u64; 20],
     x29: u64,
     x30: u64,
@@ -56,7 +60,7 @@ pub struct Frame {
 
 /// Runs `access`, in which one instruction may fault: the first fault, if any. A data access that faults
 /// is skipped, a jump to where nothing can be fetched returns.
-pub fn attempt(access: impl FnOnce()) -> Option<Fault> {
+pub(crate) fn attempt(access: impl FnOnce()) -> Option<Fault> {
     let slot = &SLOTS[cpu::index()];
     slot.state.store(EXPECTING, Ordering::SeqCst);
     access();
@@ -67,7 +71,7 @@ pub fn attempt(access: impl FnOnce()) -> Option<Fault> {
     })
 }
 
-pub extern "C" fn handle(kind: u64, frame: &mut Frame) {
+pub(crate) extern "C" fn handle(kind: u64, frame: &mut Frame) {
     let (esr, far) = (mrs!("esr_el1"), mrs!("far_el1"));
     let slot = &SLOTS[cpu::index()];
     if kind.is_multiple_of(4) && slot.state.load(Ordering::SeqCst) != IDLE {
@@ -75,6 +79,8 @@ pub extern "C" fn handle(kind: u64, frame: &mut Frame) {
             slot.esr.store(esr, Ordering::SeqCst);
             slot.far.store(far, Ordering::SeqCst);
         }
+        // PSTATE.IL, after an illegal return: one exception is enough.
+        frame.spsr &= !(1 << 20);
         let fetch = esr >> 26 == 0x21;
         frame.elr = if fetch { frame.x30 } else { frame.elr + 4 };
         return;

@@ -14,16 +14,21 @@ static POOL_END: AtomicU64 = AtomicU64::new(0);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// First byte behind RAM.
-pub fn ram_end() -> u64 {
+pub(crate) fn ram_end() -> u64 {
     board::RAM + call::info(CoreInfo::RamFrames) * PAGE_SIZE
 }
 
 /// Takes down what boot left in x0–x4, and looks for the largest free range.
-pub fn init(tree: u64, image: u64, reserved: u64, regions: u64, count: u64) {
-    for n in 0..2 * (count as usize).min(MOST) {
-        WITHHELD[n].store(access::word(regions + 8 * n as u64), Ordering::Relaxed);
+pub(crate) fn init(tree: u64, image: u64, reserved: u64, regions: u64, count: u64) {
+    let words = 2 * (count as usize).min(MOST);
+    for (word, n) in WITHHELD.iter().take(words).zip(0..) {
+        word.store(access::word(regions + 8 * n), Ordering::Relaxed);
     }
-    let own = [(image, reserved), (tree & !(BLOCK - 1), 2 * BLOCK), (board::RAM, BLOCK)];
+    let own = [
+        (image, reserved),
+        (tree & !(BLOCK - 1), 2 * BLOCK),
+        (board::RAM, BLOCK),
+    ];
     let taken = || withheld().chain(own);
     let (mut best, mut at) = ((0, 0), board::RAM);
     while at < ram_end() {
@@ -31,7 +36,10 @@ pub fn init(tree: u64, image: u64, reserved: u64, regions: u64, count: u64) {
             at = (base + size).next_multiple_of(BLOCK);
             continue;
         }
-        let end = taken().map(|(base, _)| base).filter(|&base| base > at).fold(ram_end(), u64::min);
+        let end = taken()
+            .map(|(base, _)| base)
+            .filter(|&base| base > at)
+            .fold(ram_end(), u64::min);
         if end - at > best.1 - best.0 {
             best = (at, end);
         }
@@ -43,48 +51,62 @@ pub fn init(tree: u64, image: u64, reserved: u64, regions: u64, count: u64) {
 }
 
 /// The ranges (base, bytes) that the core says are not the hostvisor's: its image comes first.
-pub fn withheld() -> impl Iterator<Item = (u64, u64)> {
+pub(crate) fn withheld() -> impl Iterator<Item = (u64, u64)> {
     WITHHELD
         .chunks(2)
-        .map(|pair| (pair[0].load(Ordering::Relaxed), pair[1].load(Ordering::Relaxed)))
+        .map(|pair| {
+            (
+                pair[0].load(Ordering::Relaxed),
+                pair[1].load(Ordering::Relaxed),
+            )
+        })
         .filter(|&(_, size)| size != 0)
 }
 
 /// The address of every page in them.
-pub fn core_pages() -> impl Iterator<Item = u64> {
+pub(crate) fn core_pages() -> impl Iterator<Item = u64> {
     withheld().flat_map(|(base, size)| (base..base + size).step_by(PAGE_SIZE as usize))
 }
 
 /// Everything taken is free again: an attack leaves nothing.
-pub fn reset() {
+pub(crate) fn reset() {
     NEXT.store(POOL_START.load(Ordering::Relaxed), Ordering::SeqCst);
 }
 
 /// Address of `pages` zeroed free pages in a row.
-pub fn take(pages: u64) -> u64 {
+pub(crate) fn take(pages: u64) -> u64 {
     let start = NEXT.fetch_add(pages * PAGE_SIZE, Ordering::SeqCst);
-    assert!(start + pages * PAGE_SIZE <= POOL_END.load(Ordering::Relaxed), "out of RAM");
+    assert!(
+        start + pages * PAGE_SIZE <= POOL_END.load(Ordering::Relaxed),
+        "out of RAM"
+    );
     access::fill(start, pages * PAGE_SIZE, 0);
     start
 }
 
 /// The same, from a multiple of 2 MiB on, not zeroed.
-pub fn take_blocks(blocks: u64) -> u64 {
+pub(crate) fn take_blocks(blocks: u64) -> u64 {
     let start = NEXT.load(Ordering::SeqCst).next_multiple_of(BLOCK);
     NEXT.store(start + blocks * BLOCK, Ordering::SeqCst);
-    assert!(start + blocks * BLOCK <= POOL_END.load(Ordering::Relaxed), "out of RAM");
+    assert!(
+        start + blocks * BLOCK <= POOL_END.load(Ordering::Relaxed),
+        "out of RAM"
+    );
     start
 }
 
 /// Whole 2 MiB blocks that are still free.
-pub fn blocks_left() -> u64 {
+pub(crate) fn blocks_left() -> u64 {
     let start = NEXT.load(Ordering::SeqCst).next_multiple_of(BLOCK);
     (POOL_END.load(Ordering::Relaxed) - start) / BLOCK
 }
 
 /// Touches everything that an attack took, so that the core maps it back in whole blocks.
-pub fn settle() {
-    for at in (POOL_START.load(Ordering::Relaxed)..NEXT.load(Ordering::SeqCst)).step_by(PAGE_SIZE as usize) {
-        access::word(at);
+pub(crate) fn settle() {
+    for at in (POOL_START.load(Ordering::Relaxed)..NEXT.load(Ordering::SeqCst))
+        .step_by(PAGE_SIZE as usize)
+    {
+        // What a living VM has faults.
+        let _ = access::read(at);
     }
 }

@@ -11,20 +11,22 @@ static WORK: AtomicUsize = AtomicUsize::new(0);
 static ROUND: AtomicU64 = AtomicU64::new(0);
 static WANTED: AtomicUsize = AtomicUsize::new(0);
 static DONE: AtomicUsize = AtomicUsize::new(0);
+/// The CPU that shall switch itself off.
+static TO_OFF: AtomicUsize = AtomicUsize::new(usize::MAX);
 static UP: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 /// CPUs of the machine.
-pub fn count() -> usize {
+pub(crate) fn count() -> usize {
     (call::info(CoreInfo::Cpus) as usize).min(MAX_CPUS)
 }
 
 /// MPIDR_EL1 affinity of CPU `index`.
-pub fn mpidr(index: usize) -> u64 {
+pub(crate) fn mpidr(index: usize) -> u64 {
     index as u64
 }
 
 /// This CPU's interrupts: timer and SGI 0.
-pub fn set_up_interrupts() {
+pub(crate) fn set_up_interrupts() {
     let frame = board::GICR + board::GICR_STRIDE * cpu::index() as u64 + 0x1_0000;
     // GICR_IGROUPR0, GICR_ISENABLER0.
     let _ = access::write32(frame + 0x80, u32::MAX);
@@ -34,25 +36,44 @@ pub fn set_up_interrupts() {
 }
 
 /// Starts CPU `index`; PSCI's answer.
-pub fn start(index: usize) -> i64 {
-    call::smc(psci::CPU_ON_64.into(), &[mpidr(index), entry::other_entry(), index as u64])
+pub(crate) fn start(index: usize) -> i64 {
+    call::smc(
+        psci::CPU_ON_64.into(),
+        &[mpidr(index), entry::other_entry(), index as u64],
+    )
+}
+
+/// Starts CPU `index`, which is off; false if it does not come up.
+pub(crate) fn start_and_wait(index: usize) -> bool {
+    let before = UP[index].load(Ordering::SeqCst);
+    if start(index) != 0 {
+        return false;
+    }
+    let begin = cpu::now();
+    while UP[index].load(Ordering::SeqCst) == before && cpu::now() - begin < cpu::ticks(5000) {
+        core::hint::spin_loop();
+    }
+    UP[index].load(Ordering::SeqCst) != before
+}
+
+/// Has CPU `index` switch itself off.
+pub(crate) fn turn_off(index: usize) {
+    TO_OFF.store(index, Ordering::SeqCst);
+    cpu::kick(index);
 }
 
 /// Starts all CPUs.
-pub fn start_all() {
+pub(crate) fn start_all() {
     // GICD_CTLR: affinity routing, group 1.
     let _ = access::write32(board::GICD, 0x12);
     set_up_interrupts();
     for index in 1..count() {
-        assert_eq!(start(index), 0, "CPU {index} does not start");
-        while UP[index].load(Ordering::Acquire) == 0 {
-            core::hint::spin_loop();
-        }
+        assert!(start_and_wait(index), "CPU {index} does not start");
     }
 }
 
 /// What a CPU but the first does for ever.
-pub fn serve(index: usize) -> ! {
+pub(crate) fn serve(index: usize) -> ! {
     assert_eq!(cpu::level(), 1, "CPU {index} runs at EL{}", cpu::level());
     set_up_interrupts();
     let mut round = ROUND.load(Ordering::SeqCst);
@@ -61,6 +82,11 @@ pub fn serve(index: usize) -> ! {
         while ROUND.load(Ordering::SeqCst) == round {
             cpu::wait();
             while cpu::take_interrupt() < 1020 {}
+            if TO_OFF.load(Ordering::SeqCst) == index {
+                TO_OFF.store(usize::MAX, Ordering::SeqCst);
+                call::smc(psci::CPU_OFF.into(), &[]);
+                panic!("CPU_OFF came back");
+            }
         }
         round = ROUND.load(Ordering::SeqCst);
         if index < WANTED.load(Ordering::SeqCst) {
@@ -74,7 +100,7 @@ pub fn serve(index: usize) -> ! {
 }
 
 /// Runs `work(i)` on CPUs 0 to `cpus - 1` at the same time; back when all are done.
-pub fn together(cpus: usize, work: Work<'_>) {
+pub(crate) fn together(cpus: usize, work: Work<'_>) {
     DONE.store(1, Ordering::SeqCst);
     WANTED.store(cpus, Ordering::SeqCst);
     WORK.store((&raw const work) as usize, Ordering::SeqCst);
@@ -87,7 +113,7 @@ pub fn together(cpus: usize, work: Work<'_>) {
 }
 
 /// All CPUs that take part in the next step meet here: each counts itself, and waits for `all`.
-pub fn meet(counter: &AtomicUsize, all: usize) {
+pub(crate) fn meet(counter: &AtomicUsize, all: usize) {
     counter.fetch_add(1, Ordering::SeqCst);
     while counter.load(Ordering::SeqCst) < all {
         core::hint::spin_loop();

@@ -13,15 +13,24 @@ fn machine_is_alive() -> Result<(), Failure> {
     let vm = Vm::running(true, 1)?;
     let counted = vm.first().command(Do::Count, &[100])?;
     vm.destroy()?;
-    if counted == 100 { Ok(()) } else { Err(Failure::Skipped("the guest cannot count")) }
+    if counted == 100 {
+        Ok(())
+    } else {
+        Err(Failure::Skipped("the guest cannot count"))
+    }
 }
 
-/// Carries out everything and ends the machine.
-pub fn run() -> ! {
+/// Carries out the attacks of a list like `core-read,core-write`, or `all`, and ends the machine.
+pub(crate) fn run(selection: &str) -> ! {
     smp::start_all();
-    say!("hostile: {} CPUs, RAM to {:#x}", smp::count(), frames::ram_end());
+    say!(
+        "hostile: {} CPUs, RAM to {:#x}",
+        smp::count(),
+        frames::ram_end()
+    );
     let (mut refused, mut succeeded, mut void, mut skipped) = (0, 0, 0, 0);
-    for (name, attack) in attacks::all() {
+    let selected = |name: &str| selection == "all" || selection.split(',').any(|one| one == name);
+    for (name, attack) in attacks::all().filter(|(name, _)| selected(name)) {
         frames::reset();
         let outcome = attack();
         match outcome {
@@ -48,7 +57,9 @@ pub fn run() -> ! {
                 Failure::Succeeded(text) | Failure::Void(text) => {
                     say!("ATTACK {name}: SUCCEEDED the machine is damaged: {text}");
                 }
-                Failure::Skipped(text) => say!("ATTACK {name}: SUCCEEDED the machine is damaged: {text}"),
+                Failure::Skipped(text) => {
+                    say!("ATTACK {name}: SUCCEEDED the machine is damaged: {text}")
+                }
             }
         }
     }

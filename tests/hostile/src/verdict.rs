@@ -4,15 +4,18 @@ use core::fmt::{self, Write};
 
 /// A short text without a heap; what does not fit is cut off.
 #[derive(Clone, Copy)]
-pub struct Text {
+pub(crate) struct Text {
     bytes: [u8; 160],
     length: usize,
 }
 
 impl Text {
     /// The formatted text.
-    pub fn new(text: fmt::Arguments<'_>) -> Self {
-        let mut new = Self { bytes: [0; 160], length: 0 };
+    pub(crate) fn new(text: fmt::Arguments<'_>) -> Self {
+        let mut new = Self {
+            bytes: [0; 160],
+            length: 0,
+        };
         let _ = new.write_fmt(text);
         new
     }
@@ -35,7 +38,7 @@ impl fmt::Display for Text {
 }
 
 /// An attack that was not simply refused.
-pub enum Failure {
+pub(crate) enum Failure {
     /// It got what it wanted.
     Succeeded(Text),
     /// Its precondition does not hold: it attacked nothing. As bad as a success.
@@ -45,7 +48,7 @@ pub enum Failure {
 }
 
 /// How it was refused, or else.
-pub type Outcome = Result<Text, Failure>;
+pub(crate) type Outcome = Result<Text, Failure>;
 
 impl<E: fmt::Debug> From<E> for Failure {
     /// An error on the way to the attack proper: `?` is for preparations.

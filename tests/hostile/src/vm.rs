@@ -6,15 +6,15 @@ use abi::hypercall::VM_PROTECTED;
 use abi::{Error, HostCall, PAGE_SIZE};
 
 /// Pages of RAM of an ordinary VM: the guest's program and room for secrets.
-pub const PAGES: u64 = 16;
+pub(crate) const PAGES: u64 = 16;
 /// Of them, the first that the program does not use.
-pub const FREE_PAGE: u64 = 4;
+pub(crate) const FREE_PAGE: u64 = 4;
 /// IPA of that page.
-pub const SECRET_IPA: u64 = guest::RAM + FREE_PAGE * PAGE_SIZE;
+pub(crate) const SECRET_IPA: u64 = guest::RAM + FREE_PAGE * PAGE_SIZE;
 const MOST: usize = 24;
 
 /// Repeats a memory call until all of `count` is done: x1 sums up.
-pub fn whole(call: HostCall, args: [u64; 3], count: u64) -> Result<u64, Error> {
+pub(crate) fn whole(call: HostCall, args: [u64; 3], count: u64) -> Result<u64, Error> {
     let mut done = 0;
     while done < count {
         let [vm, ipa, pfn] = args;
@@ -31,10 +31,10 @@ pub fn whole(call: HostCall, args: [u64; 3], count: u64) -> Result<u64, Error> {
 
 /// A VM with its memory. Dropping it destroys it and takes everything back.
 #[derive(Debug)]
-pub struct Vm {
-    pub handle: u64,
+pub(crate) struct Vm {
+    pub(crate) handle: u64,
     /// Physical address of its RAM.
-    pub ram: u64,
+    pub(crate) ram: u64,
     protected: bool,
     /// (first frame, frames) given to it.
     given: [(u64, u64); MOST],
@@ -46,7 +46,7 @@ pub struct Vm {
 
 impl Vm {
     /// An empty VM.
-    pub fn create(protected: bool, vcpus: u64) -> Result<Self, Error> {
+    pub(crate) fn create(protected: bool, vcpus: u64) -> Result<Self, Error> {
         let flags = if protected { VM_PROTECTED } else { 0 };
         let handle = call::host(HostCall::VmCreate, &[flags, vcpus])?;
         Ok(Self {
@@ -62,7 +62,7 @@ impl Vm {
     }
 
     /// A VM of `vcpus` with the guest's program in [`PAGES`] pages of RAM, running.
-    pub fn running(protected: bool, vcpus: u64) -> Result<Self, Error> {
+    pub(crate) fn running(protected: bool, vcpus: u64) -> Result<Self, Error> {
         let mut vm = Self::create(protected, vcpus)?;
         vm.load()?;
         vm.start(0)?;
@@ -70,93 +70,103 @@ impl Vm {
     }
 
     /// Gives it RAM with the guest's program, and its vCPUs.
-    pub fn load(&mut self) -> Result<(), Error> {
+    pub(crate) fn load(&mut self) -> Result<(), Error> {
         let ram = frames::take(PAGES);
         self.load_at(ram)
     }
 
     /// The same with RAM from `ram` on.
-    pub fn load_at(&mut self, ram: u64) -> Result<(), Error> {
+    pub(crate) fn load_at(&mut self, ram: u64) -> Result<(), Error> {
         self.ram = ram;
         access::copy_to(self.ram, guest::program());
         cpu::sync_code(self.ram, PAGES * PAGE_SIZE);
         self.give(guest::RAM, self.ram, PAGES)?;
         for index in 0..self.vcpus {
             let page = frames::take(1);
-            call::host(HostCall::VcpuCreate, &[self.handle, index, page / PAGE_SIZE])?;
+            call::host(
+                HostCall::VcpuCreate,
+                &[self.handle, index, page / PAGE_SIZE],
+            )?;
             self.pages[index as usize] = page;
         }
         Ok(())
     }
 
     /// Starts it; its first vCPU finds `context` in x0.
-    pub fn start(&self, context: u64) -> Result<(), Error> {
+    pub(crate) fn start(&self, context: u64) -> Result<(), Error> {
         call::host(HostCall::VmSetBoot, &[self.handle, guest::RAM, context])?;
         call::host(HostCall::VmStart, &[self.handle]).map(|_| ())
     }
 
     /// The call that gives this kind of VM memory.
-    pub fn give_call(&self) -> HostCall {
-        if self.protected { HostCall::MemDonate } else { HostCall::MemLend }
+    pub(crate) fn give_call(&self) -> HostCall {
+        if self.protected {
+            HostCall::MemDonate
+        } else {
+            HostCall::MemLend
+        }
     }
 
     /// Gives it `count` pages at `pa`.
-    pub fn give(&mut self, ipa: u64, pa: u64, count: u64) -> Result<(), Error> {
+    pub(crate) fn give(&mut self, ipa: u64, pa: u64, count: u64) -> Result<(), Error> {
         whole(self.give_call(), [self.handle, ipa, pa / PAGE_SIZE], count)?;
         self.note(pa, count);
         Ok(())
     }
 
     /// Takes down that it owns `count` pages at `pa`, to be reclaimed at its end.
-    pub fn note(&mut self, pa: u64, count: u64) {
+    pub(crate) fn note(&mut self, pa: u64, count: u64) {
         self.given[self.used] = (pa / PAGE_SIZE, count);
         self.used += 1;
     }
 
     /// Its vCPU `index`.
-    pub fn guest(&self, index: u64) -> Guest {
-        Guest { vm: self.handle, index, page: self.pages[index as usize] }
+    pub(crate) fn guest(&self, index: u64) -> Guest {
+        Guest {
+            vm: self.handle,
+            index,
+            page: self.pages[index as usize],
+        }
     }
 
     /// Its first vCPU.
-    pub fn first(&self) -> Guest {
+    pub(crate) fn first(&self) -> Guest {
         self.guest(0)
     }
 
     /// Physical address of the page at [`SECRET_IPA`].
-    pub fn secret_pa(&self) -> u64 {
+    pub(crate) fn secret_pa(&self) -> u64 {
         self.ram + FREE_PAGE * PAGE_SIZE
     }
 
     /// VM_DESTROY until it asks for nothing but frames back; how many.
-    pub fn kill(&self) -> Result<u64, Error> {
+    pub(crate) fn kill(&self) -> Result<u64, Error> {
         kill(self.handle)
     }
 
     /// Destroys it and takes its frames back.
-    pub fn destroy(mut self) -> Result<(), Error> {
+    pub(crate) fn destroy(mut self) -> Result<(), Error> {
         self.finish()
     }
 
     /// Its frames back, and its slot free. For a VM that is killed.
-    pub fn finish(&mut self) -> Result<(), Error> {
+    pub(crate) fn finish(&mut self) -> Result<(), Error> {
         if core::mem::replace(&mut self.gone, true) {
             return Ok(());
         }
         let mut left = self.kill()?;
         for &(pfn, count) in &self.given[..self.used] {
-            if left != 0 {
-                // Single frames may be somebody else's by now, or were unmapped.
-                let _ = whole(HostCall::MemReclaim, [self.handle, 0, pfn], count);
-                left = self.kill().unwrap_or(0);
+            // Frames that were unmapped are not its own any more: pass them over.
+            let mut done = 0;
+            while left != 0 && done < count {
+                let args = [self.handle, pfn + done, count - done];
+                done += call::host(HostCall::MemReclaim, &args).unwrap_or(1);
             }
         }
+        if left != 0 {
+            left = self.kill()?;
+        }
         if left == 0 { Ok(()) } else { Err(Error::Again) }
-    }
-
-    /// Everything is already taken back by hand.
-    pub fn forget(&mut self) {
-        self.gone = true;
     }
 }
 
@@ -167,7 +177,7 @@ impl Drop for Vm {
 }
 
 /// VM_DESTROY on a handle, repeated while it asks for it.
-pub fn kill(handle: u64) -> Result<u64, Error> {
+pub(crate) fn kill(handle: u64) -> Result<u64, Error> {
     for _ in 0..100_000 {
         match call::host(HostCall::VmDestroy, &[handle]) {
             Err(Error::Again | Error::Busy) => {}
