@@ -69,7 +69,9 @@ fn read_entry(
         return Err(Error::Invalid);
     }
     let lr_count = usize::try_from(word(page, run::LR_COUNT)).map_err(|_| Error::Invalid)?;
-    let lrs = lrs.get_mut(..lr_count).filter(|_| lr_count <= list_registers);
+    let lrs = lrs
+        .get_mut(..lr_count)
+        .filter(|_| lr_count <= list_registers);
     let lrs = lrs.ok_or(Error::Invalid)?;
     for (lr, word) in lrs.iter_mut().zip(page.iter().skip(run::LIST_REGISTERS)) {
         *lr = listreg::check(word.load(Ordering::Relaxed), vtimer)?;
