@@ -85,8 +85,13 @@ pub fn notify(index: usize) {
 
 /// Queues a Runnable vCPU that last ran on `home`.
 pub fn enqueue(vcpu: VcpuRef, home: usize) {
-    if let Placed::Notify(target) = SCHEDULER.enqueue(vcpu, home) {
-        notify(target);
+    match SCHEDULER.enqueue(vcpu, home) {
+        Placed::Quiet => {}
+        Placed::Notify(target) => notify(target),
+        Placed::NotifyBoth(target, idle) => {
+            notify(target);
+            notify(idle);
+        }
     }
 }
 

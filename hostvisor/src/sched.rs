@@ -176,6 +176,9 @@ pub enum Placed {
     Quiet,
     /// Send this CPU an SGI: it sleeps, or has to share its time from now on.
     Notify(usize),
+    /// Send both an SGI: the first has to share its time, unless the second, which just fell asleep, takes
+    /// the task away.
+    NotifyBoth(usize, usize),
 }
 
 impl<T> Default for Scheduler<T> {
@@ -218,10 +221,11 @@ impl<T> Scheduler<T> {
             return Placed::Notify(target);
         }
         // One that fell asleep between the choice and the queueing has not seen the task.
-        match self.take_idle(home) {
-            Some(idle) => Placed::Notify(idle),
-            None if before == 0 => Placed::Notify(target),
-            None => Placed::Quiet,
+        match (self.take_idle(home), before == 0) {
+            (Some(idle), true) => Placed::NotifyBoth(target, idle),
+            (Some(idle), false) => Placed::Notify(idle),
+            (None, true) => Placed::Notify(target),
+            (None, false) => Placed::Quiet,
         }
     }
 

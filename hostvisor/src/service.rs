@@ -1,6 +1,6 @@
 //! What CPU 0 does besides running vCPUs: console input, shell commands, management.
 //!
-//! Everything here but [`ask`], [`is_busy`] and [`has_work`] runs on CPU 0 only. Work is cut into pieces
+//! Everything here but [`ask`], [`is_asked`], [`is_busy`] and [`has_work`] runs on CPU 0 only. Work is cut into pieces
 //! of a few milliseconds at most, with guests running in between.
 
 use crate::console::{self, Event};
@@ -38,10 +38,18 @@ pub fn init(manager: Manager) {
 
 /// Makes CPU 0 have a look. From any CPU.
 pub fn ask() {
-    // Once is enough: the bit falls before CPU 0 looks.
+    // Once is enough: the bit falls before CPU 0 looks, and while it is set CPU 0 neither sleeps nor enters a
+    // guest.
     if !ASKED.swap(true, Ordering::SeqCst) {
         cpu::notify(0);
     }
+}
+
+/// True if somebody has asked since CPU 0 looked last. CPU 0 enters no guest then: the interrupt that told it
+/// is gone, or there was none, because it asked itself.
+#[inline]
+pub fn is_asked() -> bool {
+    ASKED.load(Ordering::SeqCst)
 }
 
 /// True while a VM is being started or taken apart.
@@ -51,7 +59,7 @@ pub fn is_busy() -> bool {
 
 /// True if CPU 0 has something to do here.
 pub fn has_work() -> bool {
-    ASKED.load(Ordering::Relaxed) || is_busy()
+    is_asked() || is_busy()
 }
 
 /// The UART's interrupt: hands what was typed to the console.

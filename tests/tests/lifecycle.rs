@@ -107,6 +107,24 @@ fn a_busy_vm_can_be_destroyed_while_others_go_on() {
     run.shutdown();
 }
 
+/// One CPU for each of two VMs that never give theirs up: nothing but the end of one tells the other CPU,
+/// where management is, that there is something to do.
+#[test]
+fn a_vm_ends_while_another_keeps_the_management_cpu_busy() {
+    let spinner = |name| VmSpec::test_guest(name, "spin").memory("66M").not_started();
+    let mut run = in_shell(Machine::new().vm(spinner("a")).vm(spinner("b")));
+    for pair in [["a", "b"], ["b", "a"]] {
+        let [stays, goes] = pair;
+        start(&mut run, stays);
+        for _ in 0..10 {
+            start(&mut run, goes);
+            destroy(&mut run, goes);
+        }
+        destroy(&mut run, stays);
+    }
+    run.shutdown();
+}
+
 #[test]
 fn stop_start_and_restart_do_what_they_say() {
     let mut run =

@@ -32,8 +32,13 @@ impl World {
     }
 
     fn queue(&self, task: usize, home: usize) {
-        if let Placed::Notify(cpu) = self.sched.enqueue(task, home) {
-            self.sgi(cpu);
+        match self.sched.enqueue(task, home) {
+            Placed::Quiet => {}
+            Placed::Notify(cpu) => self.sgi(cpu),
+            Placed::NotifyBoth(cpu, idle) => {
+                self.sgi(cpu);
+                self.sgi(idle);
+            }
         }
     }
 
@@ -217,6 +222,6 @@ fn a_cpu_that_falls_asleep_while_a_task_is_queued_is_woken() {
         drop(queue);
         placing.join().unwrap()
     });
-    assert_eq!(placed, Placed::Notify(1));
+    assert_eq!(placed, Placed::NotifyBoth(0, 1));
     assert_eq!(sched.pick(1), Some(9));
 }

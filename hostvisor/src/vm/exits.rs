@@ -53,7 +53,7 @@ impl Running<'_> {
                 self.vm.stop(Some(End::Failed(what.into())));
                 return Next::Leave(Leave::Off);
             }
-            Some(ExitReason::MemFault) => self.reply = page::ENTRY_ABORT,
+            Some(ExitReason::MemFault) => self.local.reply = page::ENTRY_ABORT,
             None => {
                 self.vm.stop(Some(End::Failed(
                     "the core gave an unknown exit reason".into(),
@@ -156,7 +156,7 @@ impl Running<'_> {
     #[inline]
     fn reply(&mut self, someone: bool, value: u64) {
         self.local.page.write(page::MMIO_VALUE, value);
-        self.reply = if someone {
+        self.local.reply = if someone {
             page::ENTRY_REPLY
         } else {
             page::ENTRY_ABORT

@@ -52,6 +52,8 @@ pub struct Local {
     hcr: u64,
     /// Timer lines as told to the vGIC last.
     lines: u64,
+    /// What becomes of the access that caused the last exit: ENTRY_FLAGS of the next entry.
+    reply: u64,
     /// The CPU in whose timer queue it is.
     timer_on: Option<usize>,
 }
@@ -166,6 +168,7 @@ impl Vm {
                 filled: 0,
                 hcr: 0,
                 lines: 0,
+                reply: 0,
                 timer_on: None,
             }),
             exits: [const { AtomicU64::new(0) }; ExitReason::COUNT],

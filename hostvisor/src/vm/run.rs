@@ -65,7 +65,6 @@ pub fn run(me: usize, task: VcpuRef) {
                 vcpu,
                 local: &mut local,
                 refresh: true,
-                reply: 0,
             };
             on.come();
             let leave = on.enter_until_leave();
@@ -120,8 +119,6 @@ pub(super) struct Running<'a> {
     pub(super) local: &'a mut Local,
     /// List registers may not be what the vGIC wants.
     pub(super) refresh: bool,
-    /// What becomes of the access that caused the last exit: ENTRY_FLAGS.
-    pub(super) reply: u64,
 }
 
 impl<'a> Running<'a> {
@@ -173,6 +170,9 @@ impl<'a> Running<'a> {
             if self.vm.is_stopping() {
                 return Leave::Off;
             }
+            if self.me == 0 && service::is_asked() {
+                return Leave::GiveWay;
+            }
             if self.refresh {
                 self.fill();
             }
@@ -182,13 +182,13 @@ impl<'a> Running<'a> {
             } else {
                 0
             };
-            let reply = core::mem::take(&mut self.reply);
+            let reply = core::mem::take(&mut self.local.reply);
             self.local.page.write(page::ENTRY_FLAGS, reply | yields);
             let answer = match hw::hypercall(HostCall::VcpuRun, args) {
                 Ok(answer) => answer,
                 // Another CPU is for a moment at work on this vCPU's slot.
                 Err(Error::Busy) => {
-                    self.reply = reply;
+                    self.local.reply = reply;
                     interrupts::poll(self.me);
                     self.share();
                     continue;
