@@ -20,6 +20,8 @@ pub(crate) enum Verdict {
     Skipped,
     /// The machine stopped or hung before there was a verdict.
     Stopped(String),
+    /// It did not even come to the attack.
+    NotBegun(String),
 }
 
 impl fmt::Display for Verdict {
@@ -30,6 +32,7 @@ impl fmt::Display for Verdict {
             Self::Void(why) => write!(f, "void: {why}"),
             Self::Skipped => f.write_str("skipped"),
             Self::Stopped(last) => write!(f, "stopped: {last}"),
+            Self::NotBegun(last) => write!(f, "did not boot: {last}"),
         }
     }
 }
@@ -54,7 +57,7 @@ pub(crate) fn attack(payload: &Path, mutant: &Mutant, attack: &str) -> Verdict {
         .output();
     match output {
         Ok(output) => verdict(&String::from_utf8_lossy(&output.stdout), attack),
-        Err(error) => Verdict::Stopped(format!("QEMU: {error}")),
+        Err(error) => Verdict::NotBegun(format!("QEMU: {error}")),
     }
 }
 
@@ -72,7 +75,12 @@ fn verdict(console: &str, attack: &str) -> Verdict {
         Some(line) if line.starts_with("VOID ") => Verdict::Void(line.to_owned()),
         _ => {
             let last = console.lines().rev().find(|line| !line.trim().is_empty());
-            Verdict::Stopped(last.unwrap_or("no output").to_owned())
+            let last = last.unwrap_or("no output").to_owned();
+            if console.lines().any(|line| line.starts_with("hostile: ")) {
+                Verdict::Stopped(last)
+            } else {
+                Verdict::NotBegun(last)
+            }
         }
     }
 }
@@ -103,13 +111,11 @@ mod tests {
             of(&format!("ATTACK a: skipped (why)\n{end}")),
             Verdict::Skipped
         ));
-        assert!(matches!(
-            of("ATTACK a: refused (how)\n[core] panic: x"),
-            Verdict::Stopped(_)
-        ));
-        assert!(matches!(
-            of("ATTACK ab: refused (how)\n"),
-            Verdict::Stopped(_)
-        ));
+        let begun = |text: &str| of(&format!("hostile: 2 CPUs\n{text}"));
+        let panic = "ATTACK a: refused (how)\n[core] panic: x";
+        assert!(matches!(begun(panic), Verdict::Stopped(_)));
+        let other = "ATTACK ab: refused (how)\n";
+        assert!(matches!(begun(other), Verdict::Stopped(_)));
+        assert!(matches!(of("[core] Cloister"), Verdict::NotBegun(_)));
     }
 }

@@ -44,7 +44,7 @@ fn try_mutant(scratch: &Scratch, mutant: &Mutant) -> Fate {
         let caught = match &verdict {
             Verdict::Succeeded(_) => true,
             Verdict::Stopped(_) => mutant.stops,
-            Verdict::Refused | Verdict::Void(_) | Verdict::Skipped => false,
+            _ => false,
         };
         if caught {
             println!("MUTANT {name}: caught by {attack} ({verdict})");
