@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build tool payload test-guest guest guest-kernel hostile-payload hostile hostile-mutants run test audit fmt lint clean
+.PHONY: help deps build tool payload test-guest guest guest-kernel hostile-payload hostile hostile-mutants explore noninterference fuzz run test audit fmt lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BARE := $(TARGET)/aarch64-unknown-none-softfloat/release
@@ -73,6 +73,19 @@ run: payload guest ## Boot a Debian VM under Cloister in QEMU; its console is th
 
 test: build guest hostile-payload ## Everything that CI checks
 	@tools/check
+
+# The corevisor's own code on a simulated machine: docs/verification.md. 'make test' runs a little of each.
+VERIFY := cargo run -q --profile verify -p verify --
+FUZZ_SECONDS ?= 600
+
+explore: ## Every interleaving of two CPUs' calls on a small machine (10 minutes at most)
+	@$(VERIFY) explore $(ARGS)
+
+noninterference: ## A million hostile sequences on two machines that differ in a secret
+	@$(VERIFY) noninterference $(ARGS)
+
+fuzz: ## Fuzz what reads an adversary's bytes (FUZZ_SECONDS each, default 600; TARGETS="name name" for some)
+	@tests/fuzz/run $(FUZZ_SECONDS) $(TARGETS)
 
 audit: tool ## Lines and unsafe code of every crate
 	@$(TOOL) audit

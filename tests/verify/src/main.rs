@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::time::Duration;
 use verify::explore::{self, Limits};
 use verify::fuzz;
@@ -100,6 +101,14 @@ fn main() {
             }
             None
         }
+        Some("seeds") => {
+            let folder = args.get(1).map_or_else(|| usage(), Path::new);
+            if let Err(error) = write_seeds(folder) {
+                eprintln!("verify: {}: {error}", folder.display());
+                std::process::exit(1);
+            }
+            return;
+        }
         _ => usage(),
     };
     if let Some(found) = found {
@@ -109,11 +118,24 @@ fn main() {
     println!("nothing found");
 }
 
+/// Writes each target's seeds to FOLDER/TARGET/, where libFuzzer looks for its corpus.
+fn write_seeds(folder: &Path) -> std::io::Result<()> {
+    for target in &fuzz::TARGETS {
+        let folder = folder.join(target.name);
+        std::fs::create_dir_all(&folder)?;
+        for (n, seed) in (target.seeds)().iter().enumerate() {
+            std::fs::write(folder.join(format!("seed-{n}")), seed)?;
+        }
+    }
+    Ok(())
+}
+
 fn usage() -> ! {
     eprintln!(
         "usage: verify explore [--states=N] [--seconds=N] [--threads=N] [--depth=N] [--triples=0|1]\n\
          \x20      verify noninterference [--sequences=N] [--threads=N] [--seed=N]\n\
          \x20      verify fuzz [--inputs=N] [--seconds=N] [--seed=N] [--targets='NAME NAME']\n\
+         \x20      verify seeds FOLDER\n\
          The first two take --fault=NAME, a bug to find: {FAULTS:?}"
     );
     std::process::exit(2)
