@@ -204,20 +204,21 @@ impl Manager {
                 }
                 true
             }
-            Stage::Running(vm, holdings) if vm.is_stopping() && vm.is_quiet() => {
-                slot.ended(&vm);
-                cpu::CPUS.iter().for_each(|cpu| cpu.forget(vm.instance));
-                slot.stage = Stage::TearingDown(Box::new(Teardown::new(holdings)));
-                true
-            }
             Stage::Running(vm, holdings) => {
-                let dead = vm.is_quiet();
-                if dead {
-                    // By CPU_OFF, one after the other: nobody is left who could power one on.
-                    vm.stop(Some(End::Failed("all its vCPUs are off".to_string())));
+                // In this order: a vCPU that ends the run, or sees that it is ended, says so before it is off.
+                let quiet = vm.is_quiet();
+                if quiet && vm.is_stopping() {
+                    slot.ended(&vm);
+                    cpu::CPUS.iter().for_each(|cpu| cpu.forget(vm.instance));
+                    slot.stage = Stage::TearingDown(Box::new(Teardown::new(holdings)));
+                } else {
+                    if quiet {
+                        // By CPU_OFF, one after the other: nobody is left who could power one on.
+                        vm.stop(Some(End::Failed("all its vCPUs are off".to_string())));
+                    }
+                    slot.stage = Stage::Running(vm, holdings);
                 }
-                slot.stage = Stage::Running(vm, holdings);
-                dead
+                quiet
             }
             Stage::TearingDown(mut teardown) => match teardown.step() {
                 Ok(true) => {
