@@ -31,8 +31,6 @@ pub mod hcr {
     pub const TIDCP: u64 = 1 << 20;
     /// ACTLR_EL1 traps.
     pub const TACR: u64 = 1 << 21;
-    /// HVC is disabled (here: never set).
-    pub const HCD: u64 = 1 << 29;
     /// EL1 is AArch64.
     pub const RW: u64 = 1 << 31;
     /// LORegion registers trap.

@@ -3,7 +3,6 @@
 use crate::hardware::Hardware;
 use crate::host::HostEntry as HostImage;
 use crate::panic::refuse;
-use crate::secondary;
 use abi::{MAX_CPUS, Pfn, PhysAddr};
 use arch::descriptor::Access;
 use arch::el2::cpu::{El2Cpu, feature_registers};
@@ -205,16 +204,5 @@ fn config(handover: &Handover, cpu: &El2Cpu, memory: &Ownership<'static, Hardwar
         ram_frames: memory.frames().ram_frames(),
         core_frames: core_bytes / abi::PAGE_SIZE,
         boot_ticks: handover.boot_ticks,
-    }
-}
-
-/// Starts CPU `index`; a PSCI code.
-pub(crate) fn start_cpu(info: &BootInfo, index: usize) -> i64 {
-    let Some(cpu) = info.cpus.get(index) else {
-        return abi::psci::INVALID_PARAMETERS;
-    };
-    match secondary::start_cpu(cpu.mpidr, index) {
-        Ok(()) => abi::psci::SUCCESS,
-        Err(code) => code,
     }
 }

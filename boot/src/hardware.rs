@@ -1,6 +1,6 @@
 //! The machine as the corevisor sees it: memory, TLBs and firmware in one object.
 
-use crate::handover;
+use crate::secondary;
 use abi::{Ipa, Pfn, psci as numbers};
 use arch::el2::memory::{El2Memory, El2Tlb};
 use arch::el2::psci;
@@ -68,6 +68,12 @@ impl Firmware for Hardware {
         if self.info.cpu_start != CpuStart::PsciSmc {
             return numbers::NOT_SUPPORTED;
         }
-        handover::start_cpu(self.info, index)
+        let started = self
+            .info
+            .cpus
+            .get(index)
+            .ok_or(numbers::INVALID_PARAMETERS)
+            .and_then(|cpu| secondary::start_cpu(cpu.mpidr, index));
+        started.err().unwrap_or(numbers::SUCCESS)
     }
 }

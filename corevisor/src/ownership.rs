@@ -17,7 +17,7 @@ use crate::frame_table::{Claim, FrameTable};
 use crate::lock::{self, Lock};
 use crate::pool::{Platform, Pool};
 use crate::restricted::RestrictedRegions;
-use crate::stage2::{Mapping, PAGES_1G, PAGES_2M, Stage2};
+use crate::stage2::{PAGES_1G, PAGES_2M, Stage2};
 use abi::hypercall::MAX_FRAMES_PER_CALL;
 use abi::{Error, Ipa, PAGE_SHIFT, PAGE_SIZE, Pfn};
 use arch::descriptor::{Access, Attributes, BLOCK_2M_LEVEL, Geometry, PAGE_LEVEL};
@@ -92,7 +92,8 @@ impl<'a, P: Platform> Ownership<'a, P> {
     }
 
     /// Where the hostvisor's table leads from `ipa`, if the page is in it at the moment.
-    pub fn host_walk(&self, ipa: Ipa) -> Option<Mapping> {
+    #[cfg(test)]
+    pub fn host_walk(&self, ipa: Ipa) -> Option<crate::stage2::Mapping> {
         self.host.lock().walk(&self.pool, ipa)
     }
 

@@ -43,12 +43,6 @@ pub fn version() -> i64 {
     i64::from(call(psci::VERSION, 0, 0, 0) as i32)
 }
 
-/// PSCI_FEATURES for `function`: flags, or a negative error.
-#[must_use]
-pub fn features(function: u32) -> i64 {
-    i64::from(call(psci::FEATURES, u64::from(function), 0, 0) as i32)
-}
-
 /// CPU_ON: starts the CPU `mpidr` (affinity fields only) at physical `entry`, at EL2 with MMU off and
 /// `context` in x0.
 ///
@@ -62,12 +56,6 @@ pub unsafe fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), i64> {
         psci::SUCCESS => Ok(()),
         error => Err(error),
     }
-}
-
-/// AFFINITY_INFO of the CPU `mpidr`: one of `abi::psci::AFFINITY_*` or a negative error.
-#[must_use]
-pub fn affinity_info(mpidr: u64) -> i64 {
-    i64::from(call(psci::AFFINITY_INFO_64, mpidr, 0, 0) as i32)
 }
 
 /// CPU_OFF: switches this CPU off. Comes back only if the firmware refuses.
