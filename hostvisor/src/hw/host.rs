@@ -1,9 +1,13 @@
 //! The development host's stand-in: every call to the corevisor is refused, there are no devices and
 //! no RAM. Only for building and unit tests.
 
+mod dma;
+
 use super::{Answer, Fault};
 use abi::{Error, HostCall};
 use core::fmt;
+
+pub use dma::{Dma, dma_acquire, dma_fence, dma_release};
 
 /// Refused.
 pub fn hypercall(_call: HostCall, _args: [u64; 4]) -> Result<Answer, Error> {

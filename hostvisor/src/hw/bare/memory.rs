@@ -39,7 +39,7 @@ pub(super) fn in_pool(start: u64, bytes: u64) -> bool {
         .any(|&(s, e)| start < e && s < end)
 }
 
-fn wholly_in_pool(start: u64, bytes: u64) -> bool {
+pub(super) fn wholly_in_pool(start: u64, bytes: u64) -> bool {
     let Some(end) = start.checked_add(bytes) else {
         return false;
     };

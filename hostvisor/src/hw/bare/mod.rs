@@ -1,6 +1,7 @@
 //! The real hardware.
 
 mod call;
+mod dma;
 mod entry;
 mod heap;
 mod memory;
@@ -10,6 +11,7 @@ mod regs;
 mod vectors;
 
 pub use call::{hypercall, smc};
+pub use dma::{Dma, dma_acquire, dma_fence, dma_release};
 pub use entry::start_cpu;
 pub use heap::{heap_add, heap_stats};
 pub use memory::{

@@ -1,0 +1,64 @@
+//! Block storage: what a request is, and who serves it.
+//!
+//! A request names sectors of 512 bytes and segments of the frame pool; it is handed over, never waited for,
+//! and comes back once through [`Done`], with its outcome. Data is never copied on the way.
+
+use crate::segment::Segment;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// Bytes of a sector: the unit of all sector numbers, whatever the disk's own blocks are (virtio 1.2 §5.2.4).
+pub const SECTOR: u64 = 512;
+
+/// What is to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// Disk to segments.
+    Read,
+    /// Segments to disk.
+    Write,
+    /// What has been written is made to last.
+    Flush,
+    /// The sectors' contents are not needed any more.
+    Discard,
+    /// The sectors become zero.
+    WriteZeroes,
+}
+
+/// One request.
+pub struct Request {
+    /// What to do.
+    pub op: Op,
+    /// First sector. 0 for Flush.
+    pub sector: u64,
+    /// Sectors to discard or to zero; for Read and Write the segments say how many.
+    pub sectors: u32,
+    /// Where the data is or goes; together a whole number of sectors. Empty for Flush, Discard and WriteZeroes.
+    pub segments: Vec<Segment>,
+    /// Who hears of the outcome.
+    pub done: Arc<dyn Done>,
+    /// What `done` is told besides: the requester's own name for the request.
+    pub token: u64,
+}
+
+/// Hears of outcomes.
+pub trait Done: Send + Sync {
+    /// The request that was given `token` is over: the device will not touch its segments any more.
+    ///
+    /// Called exactly once for a request, with no lock held, on any CPU, possibly before the call that handed
+    /// the request over has returned.
+    fn done(&self, token: u64, result: Result<(), IoError>);
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IoError {
+    /// Beyond the end, not whole sectors, or a write to what is read-only: the requester's fault.
+    BadRequest,
+    /// The device cannot do this (discard, write zeroes).
+    Unsupported,
+    /// The device says that it failed.
+    Device,
+    /// The device has stopped answering, or makes no sense; it is not used any more.
+    Dead,
+}
