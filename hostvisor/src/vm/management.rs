@@ -1,6 +1,7 @@
 //! The shell's view of [`Manager`].
 
-use super::manager::{Manager, Slot, Stage, core_info, counters};
+use super::manager::{Manager, core_info};
+use super::slot::{Slot, Stage, counters};
 use crate::frames::FRAMES;
 use crate::shell::manage::{
     CpuStat, Fault, Manage, ManageError, MemoryStat, VmStat, VmState, VmSummary,

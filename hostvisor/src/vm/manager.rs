@@ -3,59 +3,22 @@
 //! On CPU 0 only. What it decides is told by log lines; what a person asks comes through
 //! [`Manage`](crate::shell::manage::Manage), which `management.rs` implements on it.
 
-use super::build::{Build, Holdings, describe};
+use super::build::Build;
+use super::slot::{Slot, Stage};
 use super::teardown::Teardown;
 use super::{End, Vm};
 use crate::log::VERDICT;
 use crate::machine::Options;
 use crate::seed::Seeds;
 use crate::{console, cpu, hw};
-use abi::hypercall::{CoreInfo, VcpuStat};
-use abi::run::ExitReason;
+use abi::hypercall::CoreInfo;
 use abi::{HostCall, psci};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use bundle::{OnReboot, VmEntry, VmError};
-
-/// Where a VM is.
-pub(super) enum Stage {
-    Stopped,
-    Building(Box<Build>),
-    /// Its vCPUs run, or (once it is stopping) are on their way off.
-    Running(Arc<Vm>, Holdings),
-    TearingDown(Box<Teardown>),
-}
-
-/// Counters of a run.
-#[derive(Clone, Default)]
-pub(super) struct Counters {
-    pub(super) exits: [u64; ExitReason::COUNT],
-    pub(super) core: [u64; VcpuStat::COUNT],
-    pub(super) run_ticks: Vec<u64>,
-}
-
-/// A VM of the bundle.
-pub(super) struct Slot {
-    pub(super) name: String,
-    pub(super) entry: Result<VmEntry<'static>, String>,
-    pub(super) stage: Stage,
-    /// To be started once it is stopped.
-    pub(super) wanted: bool,
-    pub(super) starts: u64,
-    pub(super) started_at: u64,
-    pub(super) last: Counters,
-    /// The operator wants it to stay stopped: a reset by the guest does not start it again.
-    pub(super) held: bool,
-    /// How the last run ended, in words.
-    pub(super) end: Option<String>,
-    /// The log does not say yet how it ended: its memory is still being taken back.
-    untold: bool,
-    /// What went wrong, if anything did: the verdict's reason.
-    failure: Option<String>,
-}
+use bundle::{VmEntry, VmError};
 
 /// All VMs.
 pub struct Manager {
@@ -286,145 +249,8 @@ impl Manager {
     }
 }
 
-impl Slot {
-    fn new(index: usize, entry: Result<VmEntry<'static>, VmError>) -> Self {
-        let (name, failure) = match &entry {
-            Ok(entry) => (entry.manifest.name.clone(), None),
-            Err(error) => {
-                log::error!("{error}");
-                (
-                    error
-                        .name
-                        .clone()
-                        .unwrap_or_else(|| format!("vm{index:02}")),
-                    Some(error.to_string()),
-                )
-            }
-        };
-        Self {
-            name,
-            wanted: entry.as_ref().is_ok_and(|entry| entry.manifest.autostart),
-            entry: entry.map_err(|error| error.to_string()),
-            stage: Stage::Stopped,
-            starts: 0,
-            started_at: 0,
-            last: Counters::default(),
-            held: false,
-            end: None,
-            untold: false,
-            failure,
-        }
-    }
-
-    fn fail(&mut self, why: String) {
-        log::error!("vm {}: {why}", self.name);
-        self.end = Some(why.clone());
-        self.failure = Some(why);
-    }
-
-    fn started(&mut self, index: usize, vm: Arc<Vm>, holdings: Holdings) {
-        self.starts += 1;
-        self.started_at = hw::now();
-        self.end = None;
-        if let Ok(VmEntry { manifest, .. }) = &self.entry {
-            log::info!(
-                "vm {}: started, {} vCPUs, {} MB, {}",
-                self.name,
-                manifest.vcpus,
-                manifest.memory >> 20,
-                if manifest.protected {
-                    "protected"
-                } else {
-                    "open"
-                }
-            );
-        }
-        console::vm_started(index);
-        vm.power_on(0);
-        self.stage = Stage::Running(vm, holdings);
-    }
-
-    /// The run is over: decides whether there is another one.
-    fn ended(&mut self, vm: &Arc<Vm>) {
-        self.last = counters(vm);
-        let end = vm.end();
-        let restarts = self
-            .entry
-            .as_ref()
-            .is_ok_and(|e| e.manifest.on_reboot == OnReboot::Restart);
-        let mut text = describe(end);
-        if matches!(end, Some(End::Reset)) {
-            if self.held {
-                text = describe(None);
-            } else if restarts {
-                self.wanted = true;
-            } else {
-                text = "stopped: rebooted".to_string();
-            }
-        }
-        if let Some(End::Failed(why)) = end {
-            self.failure = Some(why.clone());
-        }
-        self.end = Some(text);
-        self.untold = true;
-    }
-
-    /// All it held is given back: tells how it ended.
-    fn gone(&mut self, index: usize) {
-        if core::mem::take(&mut self.untold)
-            && let Some(text) = &self.end
-        {
-            log::info!(target: VERDICT, "vm {}: {text}", self.name);
-        }
-        if !self.wanted {
-            console::vm_ended(index);
-        }
-    }
-
-    /// Sees to it that a VM in any stage ends up stopped, and stays so.
-    pub(super) fn stop(&mut self) {
-        let on_its_way_up = self.wanted || matches!(self.stage, Stage::Building(_));
-        self.wanted = false;
-        self.held = true;
-        self.stage = match core::mem::replace(&mut self.stage, Stage::Stopped) {
-            Stage::Building(build) => Stage::TearingDown(Box::new(Teardown::new(build.holdings))),
-            Stage::Running(vm, holdings) => {
-                vm.stop(None);
-                Stage::Running(vm, holdings)
-            }
-            other => other,
-        };
-        if !on_its_way_up {
-            return;
-        }
-        self.end = Some(describe(None));
-        match self.stage {
-            // It was to start next.
-            Stage::Stopped => log::info!(target: VERDICT, "vm {}: {}", self.name, describe(None)),
-            Stage::Running(..) => {}
-            _ => self.untold = true,
-        }
-    }
-}
-
 /// A fact about the core; 0 if it does not know.
 #[must_use]
 pub fn core_info(which: CoreInfo) -> u64 {
     hw::hypercall(HostCall::CoreInfo, [which as u64, 0, 0, 0]).map_or(0, |answer| answer.values[0])
-}
-
-/// Counters of a VM's run so far.
-pub(super) fn counters(vm: &Vm) -> Counters {
-    let mut counters = Counters {
-        exits: vm.exits(),
-        ..Counters::default()
-    };
-    for (index, vcpu) in vm.vcpus.iter().enumerate() {
-        counters.run_ticks.push(vcpu.run_ticks());
-        for (n, total) in counters.core.iter_mut().enumerate() {
-            let args = [vm.handle, index as u64, n as u64, 0];
-            *total += hw::hypercall(HostCall::VcpuStat, args).map_or(0, |a| a.values[0]);
-        }
-    }
-    counters
 }

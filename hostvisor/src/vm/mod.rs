@@ -10,6 +10,7 @@ pub mod loader;
 pub mod management;
 pub mod manager;
 pub mod run;
+mod slot;
 pub mod teardown;
 
 use crate::devices::Devices;
