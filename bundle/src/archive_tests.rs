@@ -91,7 +91,8 @@ proptest! {
 
 fn web() -> Manifest {
     let text = "name = web\nformat = linux\nvcpus = 2\nmemory = 268435456\nprotected = true\n\
-                autostart = true\non-reboot = stop\nappend = \nkernel = 3\ninitrd = 0\n";
+                autostart = true\non-reboot = stop\nappend = \nweight = 100\n\
+                affinity = all\nentropy = true\nconsole = pl011\nkernel = 3\ninitrd = 0\n";
     Manifest::parse(text.as_bytes()).unwrap()
 }
 
@@ -169,7 +170,7 @@ fn a_broken_vm_does_not_stop_the_others() {
         [
             "VM 'a' (vm00): kernel: cut off: 2 bytes, the manifest says 3",
             "VM vm01: manifest line 1: unknown key 'nme', allowed are name, format, vcpus, memory, \
-             protected, autostart, on-reboot, append, kernel, initrd",
+             protected, autostart, on-reboot, append, weight, affinity, entropy, console, disk, net, kernel, initrd",
             "VM 'a' (vm02): name is already taken by vm00, names must be unique",
             "VM vm03: manifest: not in the bundle",
             "VM 'b' (vm04): kernel: not in the bundle",

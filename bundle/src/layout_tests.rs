@@ -1,7 +1,9 @@
 use super::*;
+use crate::GuestConsole;
 use crate::image::tests::image;
 use crate::manifest::{MEMORY_ALIGN, MIN_MEMORY, OnReboot};
 use alloc::string::String;
+use alloc::vec::Vec;
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
@@ -16,8 +18,14 @@ fn manifest(format: Format, memory: u64) -> Manifest {
         autostart: true,
         on_reboot: OnReboot::Stop,
         append: String::new(),
+        weight: 100,
+        affinity: None,
+        entropy: true,
+        console: GuestConsole::Pl011,
         kernel: 0,
         initrd: 0,
+        disks: Vec::new(),
+        nets: Vec::new(),
     }
 }
 

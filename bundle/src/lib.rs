@@ -21,10 +21,28 @@
 extern crate alloc;
 
 pub mod archive;
+pub mod device;
 pub mod image;
 pub mod layout;
 pub mod manifest;
 pub mod newc;
 
 pub use archive::{Bundle, Error, MAX_VMS, NewVm, VmEntry, VmError, VmFault, write};
+pub use device::{Disk, DiskSource, GuestConsole, Ipv4Cidr, Mac, Net};
 pub use manifest::{Format, Manifest, OnReboot};
+
+use alloc::vec::Vec;
+
+/// The switches that have an uplink, in the order in which the manifests mention them. The Nth one is
+/// joined to the machine's Nth network card, cards being counted by ascending hardware address: that
+/// order is the same whatever bus they are on and whoever found them.
+#[must_use]
+pub fn uplinks<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Vec<&'a str> {
+    let mut switches = Vec::new();
+    for net in manifests.into_iter().flat_map(|manifest| &manifest.nets) {
+        if net.uplink && !switches.contains(&net.switch.as_str()) {
+            switches.push(net.switch.as_str());
+        }
+    }
+    switches
+}

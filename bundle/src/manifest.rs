@@ -1,10 +1,13 @@
-//! A VM's manifest: one `key = value` a line, every key once, in a fixed order.
+//! A VM's manifest: one `key = value` a line, in a fixed order, every key once but `disk` and `net`,
+//! which stand once for each disk and network interface.
 //!
 //! A manifest has exactly one text form, so that it can be signed. People do not write it: they write
 //! TOML, which the `cloister` tool turns into this. Nothing has a default here.
 
+use crate::device::{self, Disk, GuestConsole, MAX_DISKS, MAX_NETS, Net};
 use alloc::borrow::ToOwned;
-use alloc::string::String;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
 use core::ops::RangeInclusive;
 
@@ -13,7 +16,7 @@ pub const MAX_NAME: usize = 31;
 /// Longest kernel command line, in bytes (Linux: COMMAND_LINE_SIZE of arm64, less its NUL).
 pub const MAX_APPEND: usize = 2047;
 /// Longest manifest, in bytes.
-pub const MAX_MANIFEST: usize = 4096;
+pub const MAX_MANIFEST: usize = 8192;
 /// Most vCPUs.
 pub const MAX_VCPUS: u32 = abi::MAX_VCPUS as u32;
 /// Memory is a multiple of this, so that it can be mapped in 2 MiB blocks.
@@ -24,6 +27,8 @@ pub const MIN_MEMORY: u64 = 32 << 20;
 pub const MAX_MEMORY: u64 = 63 << 30;
 /// Largest kernel or initrd, in bytes: a newc archive holds files below 4 GiB.
 pub const MAX_FILE: u64 = u32::MAX as u64;
+/// Largest scheduling weight.
+pub const MAX_WEIGHT: u32 = 1000;
 
 /// How a VM's kernel is to be loaded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,10 +67,23 @@ pub struct Manifest {
     pub on_reboot: OnReboot,
     /// Kernel command line, no control characters, up to [`MAX_APPEND`] bytes.
     pub append: String,
+    /// Share of CPU time against other VMs that want it too, 1 to [`MAX_WEIGHT`].
+    pub weight: u32,
+    /// The machine's CPUs that the VM may run on: bit N stands for CPU N, at least one is set. `None`: on
+    /// all of them.
+    pub affinity: Option<u64>,
+    /// True if the VM has a virtio entropy device.
+    pub entropy: bool,
+    /// What the VM has for a console.
+    pub console: GuestConsole,
     /// Bytes of the kernel file, 1 to [`MAX_FILE`].
     pub kernel: u64,
     /// Bytes of the initrd file, 0 if there is none, up to [`MAX_FILE`].
     pub initrd: u64,
+    /// Disks in the guest's order, at most [`MAX_DISKS`], no source twice.
+    pub disks: Vec<Disk>,
+    /// Network interfaces in the guest's order, at most [`MAX_NETS`], no hardware address twice.
+    pub nets: Vec<Net>,
 }
 
 /// A manifest's keys, in the order of their lines.
@@ -83,13 +101,20 @@ pub enum Key {
     Autostart,
     OnReboot,
     Append,
+    Weight,
+    Affinity,
+    Entropy,
+    Console,
+    Disk,
+    Net,
     Kernel,
     Initrd,
 }
 
 impl Key {
-    /// Every key, in order.
-    pub const ALL: [Self; 10] = [
+    /// Every key, in order. Those that may stand in no line are not the last: a manifest that is cut off
+    /// between two lines lacks a key.
+    pub const ALL: [Self; 16] = [
         Self::Name,
         Self::Format,
         Self::Vcpus,
@@ -98,6 +123,12 @@ impl Key {
         Self::Autostart,
         Self::OnReboot,
         Self::Append,
+        Self::Weight,
+        Self::Affinity,
+        Self::Entropy,
+        Self::Console,
+        Self::Disk,
+        Self::Net,
         Self::Kernel,
         Self::Initrd,
     ];
@@ -114,8 +145,24 @@ impl Key {
             Self::Autostart => "autostart",
             Self::OnReboot => "on-reboot",
             Self::Append => "append",
+            Self::Weight => "weight",
+            Self::Affinity => "affinity",
+            Self::Entropy => "entropy",
+            Self::Console => "console",
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",
+            Self::Disk => "disk",
+            Self::Net => "net",
+        }
+    }
+
+    /// Most lines that the key may have; all keys with one line must have it.
+    #[must_use]
+    pub const fn max_lines(self) -> usize {
+        match self {
+            Self::Disk => MAX_DISKS,
+            Self::Net => MAX_NETS,
+            _ => 1,
         }
     }
 
@@ -129,11 +176,18 @@ impl Key {
             Self::Memory => {
                 "bytes: a multiple of 2097152 (2 MiB) from 33554432 (32 MiB) to 67645734912 (63 GiB)"
             }
-            Self::Protected | Self::Autostart => "true or false",
+            Self::Protected | Self::Autostart | Self::Entropy => "true or false",
             Self::OnReboot => "restart or stop",
             Self::Append => "up to 2047 bytes of UTF-8 text without control characters",
+            Self::Weight => "a number from 1 to 1000",
+            Self::Affinity => {
+                "all, or CPU numbers from 0 to 63 in ascending order, parted by commas"
+            }
+            Self::Console => "pl011 or virtio",
             Self::Kernel => "the file's size in bytes, from 1 to 4294967295",
             Self::Initrd => "the file's size in bytes, 0 if there is none, up to 4294967295",
+            Self::Disk => Disk::ALLOWED,
+            Self::Net => Net::ALLOWED,
         }
     }
 
@@ -166,6 +220,10 @@ pub enum Fault {
     UnknownKey(String),
     /// The key was in the line named already.
     DuplicateKey(Key, usize),
+    /// More lines with the key than [`Key::max_lines`].
+    TooMany(Key),
+    /// The disk's source or the interface's hardware address, in words, is another line's, too.
+    Repeated(Key, String),
     /// The key is in no line.
     MissingKey(Key),
     /// The key stands before one that belongs in front of it.
@@ -196,6 +254,13 @@ impl fmt::Display for Error {
             }
             Fault::DuplicateKey(key, first) => {
                 write!(f, ": key '{}' again, first in line {first}", key.as_str())
+            }
+            Fault::TooMany(key) => {
+                let (key, max) = (key.as_str(), key.max_lines());
+                write!(f, ": more than {max} '{key}' lines")
+            }
+            Fault::Repeated(key, what) => {
+                write!(f, ": {} {} twice in one VM", key.as_str(), Shown(what))
             }
             Fault::MissingKey(key) => {
                 write!(
@@ -244,7 +309,7 @@ impl fmt::Display for Shown<'_> {
 }
 
 /// The lines of a manifest, sorted by key: (line number, value).
-type Lines<'a> = [Option<(usize, &'a str)>; Key::ALL.len()];
+type Lines<'a> = [Vec<(usize, &'a str)>; Key::ALL.len()];
 
 impl Manifest {
     /// Reads the text form.
@@ -260,17 +325,23 @@ impl Manifest {
             fault: Fault::NotText,
         })?;
         let lines = split(text)?;
+        let of = |key: Key| {
+            lines
+                .get(key as usize)
+                .map(Vec::as_slice)
+                .unwrap_or_default()
+        };
+        let bad = |key, line, value: &str| Error {
+            line,
+            fault: Fault::BadValue(key, value.to_owned()),
+        };
         let value = |key: Key| {
             let missing = Error {
                 line: 0,
                 fault: Fault::MissingKey(key),
             };
-            let (line, value) = lines.get(key as usize).copied().flatten().ok_or(missing)?;
-            let bad = Error {
-                line,
-                fault: Fault::BadValue(key, value.to_owned()),
-            };
-            Ok((value, bad))
+            let (line, value) = of(key).first().copied().ok_or(missing)?;
+            Ok((value, bad(key, line, value)))
         };
         let number = |key: Key, range: RangeInclusive<u64>| {
             let (text, bad) = value(key)?;
@@ -298,24 +369,36 @@ impl Manifest {
                 (_, bad) => return Err(bad),
             },
             append: value(Key::Append)?.0.to_owned(),
+            weight: number(Key::Weight, 1..=u64::from(MAX_WEIGHT))? as u32,
+            affinity: value(Key::Affinity).and_then(|(text, bad)| cpu_set(text).ok_or(bad))?,
+            entropy: boolean(Key::Entropy)?,
+            console: value(Key::Console)
+                .and_then(|(text, bad)| GuestConsole::parse(text).ok_or(bad))?,
             kernel: number(Key::Kernel, 0..=u64::MAX)?,
             initrd: number(Key::Initrd, 0..=u64::MAX)?,
+            disks: (of(Key::Disk).iter())
+                .map(|&(line, text)| Disk::parse(text).ok_or_else(|| bad(Key::Disk, line, text)))
+                .collect::<Result<_, _>>()?,
+            nets: (of(Key::Net).iter())
+                .map(|&(line, text)| Net::parse(text).ok_or_else(|| bad(Key::Net, line, text)))
+                .collect::<Result<_, _>>()?,
         };
-        manifest.check().map_err(|error| match error.fault {
-            Fault::BadValue(key, _) => value(key).map_or_else(|error| error, |(_, bad)| bad),
-            _ => error,
-        })?;
+        if let Some((key, nth, fault)) = manifest.fault() {
+            let line = of(key).get(nth).map_or(0, |(line, _)| *line);
+            return Err(Error { line, fault });
+        }
         // Whatever order the lines were found in, only one is right.
         let mut last = 0;
-        for (key, found) in Key::ALL.into_iter().zip(lines) {
-            let line = found.map_or(0, |(line, _)| line);
-            if line < last {
-                return Err(Error {
-                    line,
-                    fault: Fault::OutOfOrder(key),
-                });
+        for (key, found) in Key::ALL.into_iter().zip(&lines) {
+            for &(line, _) in found {
+                if line < last {
+                    return Err(Error {
+                        line,
+                        fault: Fault::OutOfOrder(key),
+                    });
+                }
+                last = line;
             }
-            last = line;
         }
         Ok(manifest)
     }
@@ -331,6 +414,14 @@ impl Manifest {
 
     /// Checks every value against what its key allows: what [`Self::parse`] gave out passes.
     pub fn check(&self) -> Result<(), Error> {
+        match self.fault() {
+            None => Ok(()),
+            Some((_, _, fault)) => Err(Error { line: 0, fault }),
+        }
+    }
+
+    /// What is wrong with a value: of which key, in which of the key's lines (from 0), and what.
+    fn fault(&self) -> Option<(Key, usize, Fault)> {
         let memory_ok = (MIN_MEMORY..=MAX_MEMORY).contains(&self.memory)
             && self.memory & (MEMORY_ALIGN - 1) == 0;
         let append_ok =
@@ -340,21 +431,58 @@ impl Manifest {
             (Key::Vcpus, (1..=MAX_VCPUS).contains(&self.vcpus)),
             (Key::Memory, memory_ok),
             (Key::Append, append_ok),
+            (Key::Weight, (1..=MAX_WEIGHT).contains(&self.weight)),
+            (Key::Affinity, self.affinity != Some(0)),
             (Key::Kernel, (1..=MAX_FILE).contains(&self.kernel)),
             (Key::Initrd, self.initrd <= MAX_FILE),
         ];
-        match checks.into_iter().find(|(_, ok)| !ok) {
-            None => Ok(()),
-            Some((key, _)) => Err(Error {
-                line: 0,
-                fault: Fault::BadValue(key, self.text_of(key)),
-            }),
+        if let Some((key, _)) = checks.into_iter().find(|(_, ok)| !ok) {
+            return Some((key, 0, Fault::BadValue(key, self.text_of(key, 0))));
+        }
+        if self.disks.len() > MAX_DISKS {
+            return Some((Key::Disk, MAX_DISKS, Fault::TooMany(Key::Disk)));
+        }
+        if self.nets.len() > MAX_NETS {
+            return Some((Key::Net, MAX_NETS, Fault::TooMany(Key::Net)));
+        }
+        self.device_fault()
+    }
+
+    /// The first disk or interface that is wrong by itself or repeats an earlier one.
+    fn device_fault(&self) -> Option<(Key, usize, Fault)> {
+        let bad = |key, nth| Some((key, nth, Fault::BadValue(key, self.text_of(key, nth))));
+        for (nth, disk) in self.disks.iter().enumerate() {
+            if !disk.is_sound() {
+                return bad(Key::Disk, nth);
+            }
+            if self.disks.iter().take(nth).any(|d| d.source == disk.source) {
+                let fault = Fault::Repeated(Key::Disk, disk.source.to_string());
+                return Some((Key::Disk, nth, fault));
+            }
+        }
+        for (nth, net) in self.nets.iter().enumerate() {
+            if !net.is_sound() {
+                return bad(Key::Net, nth);
+            }
+            if self.nets.iter().take(nth).any(|n| n.mac == net.mac) {
+                let fault = Fault::Repeated(Key::Net, net.mac.to_string());
+                return Some((Key::Net, nth, fault));
+            }
+        }
+        None
+    }
+
+    /// How many lines `key` has.
+    fn lines_of(&self, key: Key) -> usize {
+        match key {
+            Key::Disk => self.disks.len(),
+            Key::Net => self.nets.len(),
+            _ => 1,
         }
     }
 
-    /// The value of `key`, as written.
-    fn text_of(&self, key: Key) -> String {
-        use alloc::string::ToString;
+    /// The value of line `nth` of `key`, as written.
+    fn text_of(&self, key: Key, nth: usize) -> String {
         match key {
             Key::Name => self.name.clone(),
             Key::Format => match self.format {
@@ -370,8 +498,22 @@ impl Manifest {
                 OnReboot::Stop => "stop".to_owned(),
             },
             Key::Append => self.append.clone(),
+            Key::Weight => self.weight.to_string(),
+            Key::Affinity => cpu_set_text(self.affinity),
+            Key::Entropy => self.entropy.to_string(),
+            Key::Console => self.console.as_str().to_owned(),
             Key::Kernel => self.kernel.to_string(),
             Key::Initrd => self.initrd.to_string(),
+            Key::Disk => self
+                .disks
+                .get(nth)
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            Key::Net => self
+                .nets
+                .get(nth)
+                .map(ToString::to_string)
+                .unwrap_or_default(),
         }
     }
 }
@@ -379,22 +521,22 @@ impl Manifest {
 impl fmt::Display for Manifest {
     /// The text form, ready to be stored.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Key::ALL
-            .into_iter()
-            .try_for_each(|key| writeln!(f, "{} = {}", key.as_str(), self.text_of(key)))
+        for key in Key::ALL {
+            for nth in 0..self.lines_of(key) {
+                writeln!(f, "{} = {}", key.as_str(), self.text_of(key, nth))?;
+            }
+        }
+        Ok(())
     }
 }
 
 fn is_name(text: &str) -> bool {
-    (1..=MAX_NAME).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    device::is_name(text, MAX_NAME)
 }
 
-/// Sorts the lines by key; each key at most once.
+/// Sorts the lines by key; each key at most as often as it may stand.
 fn split(text: &str) -> Result<Lines<'_>, Error> {
-    let mut lines: Lines<'_> = [None; Key::ALL.len()];
+    let mut lines: Lines<'_> = Default::default();
     for (line, text) in (1_usize..).zip(text.split_inclusive('\n')) {
         let error = |fault| Error { line, fault };
         let text = text
@@ -404,14 +546,48 @@ fn split(text: &str) -> Result<Lines<'_>, Error> {
             .split_once(" = ")
             .ok_or_else(|| error(Fault::NotKeyValue))?;
         let key = Key::named(key).ok_or_else(|| error(Fault::UnknownKey(key.to_owned())))?;
-        if let Some(place) = lines.get_mut(key as usize) {
-            if let Some((first, _)) = *place {
-                return Err(error(Fault::DuplicateKey(key, first)));
+        if let Some(found) = lines.get_mut(key as usize) {
+            match found.first() {
+                Some((first, _)) if key.max_lines() == 1 => {
+                    return Err(error(Fault::DuplicateKey(key, *first)));
+                }
+                _ if found.len() >= key.max_lines() => return Err(error(Fault::TooMany(key))),
+                _ => found.push((line, value)),
             }
-            *place = Some((line, value));
         }
     }
     Ok(lines)
+}
+
+/// `all`, or `0,2,5` for bits 0, 2 and 5; the outer `Option` is for text that is neither.
+fn cpu_set(text: &str) -> Option<Option<u64>> {
+    if text == "all" {
+        return Some(None);
+    }
+    let mut set = 0_u64;
+    for field in text.split(',') {
+        let bit = decimal(field).and_then(|cpu| 1_u64.checked_shl(u32::try_from(cpu).ok()?))?;
+        // Ascending: the new bit lies above all others.
+        if bit <= set {
+            return None;
+        }
+        set |= bit;
+    }
+    Some(Some(set))
+}
+
+/// A VM's CPUs as written: `all`, or `0,2` for bits 0 and 2.
+#[must_use]
+pub fn cpu_set_text(set: Option<u64>) -> String {
+    let Some(set) = set else {
+        return "all".to_owned();
+    };
+    let has = |cpu: &u32| set.checked_shr(*cpu).is_some_and(|rest| rest & 1 == 1);
+    let cpus: Vec<_> = (0..u64::BITS)
+        .filter(has)
+        .map(|cpu| cpu.to_string())
+        .collect();
+    cpus.join(",")
 }
 
 /// A decimal number in its only form: digits, no sign, no leading zeros.

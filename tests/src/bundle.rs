@@ -57,6 +57,10 @@ impl RawVm {
             ("autostart", "true"),
             ("on-reboot", "restart"),
             ("append", append),
+            ("weight", "100"),
+            ("affinity", "all"),
+            ("entropy", "true"),
+            ("console", "pl011"),
             ("kernel", &kernel_bytes),
             ("initrd", "0"),
         ];

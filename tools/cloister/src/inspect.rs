@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use bundle::{Bundle, Format, OnReboot, VmEntry, image, layout};
+use bundle::{Bundle, Format, OnReboot, VmEntry, image, layout, manifest};
 
 use crate::error::{Error, Result};
 use crate::size::Size;
@@ -101,5 +101,19 @@ fn check(vm: &VmEntry<'_>) -> std::result::Result<String, String> {
         );
     }
     let _ = writeln!(text, "      append \"{}\"", m.append);
+    let _ = writeln!(
+        text,
+        "      weight {}, CPUs {}, console {}{}",
+        m.weight,
+        manifest::cpu_set_text(m.affinity),
+        m.console.as_str(),
+        if m.entropy { ", entropy" } else { "" },
+    );
+    for disk in &m.disks {
+        let _ = writeln!(text, "      disk {disk}");
+    }
+    for net in &m.nets {
+        let _ = writeln!(text, "      net {net}");
+    }
     Ok(text)
 }

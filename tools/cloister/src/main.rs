@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod assign;
 mod audit;
 mod error;
 mod flatten;
@@ -107,8 +108,15 @@ fn execute(command: Command) -> Result<()> {
                 .iter()
                 .map(|p| vmfile::read(p))
                 .collect::<Result<Vec<_>>>()?;
-            let bytes = pack::pack(&vms)?;
+            let devices = assign::assign(&vms)?;
+            let bytes = pack::pack(&vms, &devices)?;
             fs::write(&output, &bytes).map_err(|e| Error::file(&output, &e))?;
+            for image in &devices.images {
+                let (path, serial) = (image.path.display(), &image.serial);
+                progress(format_args!(
+                    "not packed: {path}, expected as disk '{serial}'"
+                ));
+            }
             progress(format_args!(
                 "{}: {}",
                 output.display(),

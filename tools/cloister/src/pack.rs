@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use bundle::manifest::{self, Fault, Key, Manifest};
-use bundle::{Format, NewVm, image, layout};
+use bundle::{Disk, Format, Net, NewVm, image, layout};
 
+use crate::assign::Assignment;
 use crate::error::{Error, Result, io_reason};
 use crate::size::Size;
 use crate::vmfile::VmFile;
@@ -17,10 +18,14 @@ struct Loaded {
     initrd: Vec<u8>,
 }
 
-/// Reads every VM's files, checks all of it, and packs the bundle.
-pub(crate) fn pack(vms: &[VmFile]) -> Result<Vec<u8>> {
+/// Reads every VM's files, checks all of it, and packs the bundle. `devices` is what
+/// [`crate::assign::assign`] made of the same VMs.
+pub(crate) fn pack(vms: &[VmFile], devices: &Assignment) -> Result<Vec<u8>> {
     unique_names(vms)?;
-    let loaded: Vec<Loaded> = vms.iter().map(load).collect::<Result<_>>()?;
+    let devices = devices.disks.iter().zip(&devices.nets);
+    let loaded: Vec<Loaded> = (vms.iter().zip(devices))
+        .map(|(vm, (disks, nets))| load(vm, disks, nets))
+        .collect::<Result<_>>()?;
     let new: Vec<NewVm<'_>> = loaded
         .iter()
         .map(|vm| NewVm {
@@ -46,7 +51,7 @@ fn unique_names(vms: &[VmFile]) -> Result<()> {
     Ok(())
 }
 
-fn load(vm: &VmFile) -> Result<Loaded> {
+fn load(vm: &VmFile, disks: &[Disk], nets: &[Net]) -> Result<Loaded> {
     let kernel = read(vm, "kernel", &vm.kernel)?;
     let initrd = match &vm.initrd {
         Some(path) => read(vm, "initrd", path)?,
@@ -60,9 +65,15 @@ fn load(vm: &VmFile) -> Result<Loaded> {
         protected: vm.protected,
         autostart: vm.autostart,
         on_reboot: vm.on_reboot,
-        append: vm.append.clone(),
+        append: append(vm, nets),
+        weight: vm.weight,
+        affinity: vm.affinity,
+        entropy: vm.entropy,
+        console: vm.console,
         kernel: kernel.len() as u64,
         initrd: initrd.len() as u64,
+        disks: disks.to_vec(),
+        nets: nets.to_vec(),
     };
     manifest.check().map_err(|error| bad_value(vm, &error))?;
     if matches!(vm.format, Format::Linux) {
@@ -86,6 +97,27 @@ fn load(vm: &VmFile) -> Result<Loaded> {
         kernel,
         initrd,
     })
+}
+
+/// The kernel's command line: what the description says, and the fixed addresses of interfaces in the form
+/// that Linux knows (Documentation/admin-guide/nfs/nfsroot.rst), unless the description has its own.
+fn append(vm: &VmFile, nets: &[Net]) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let own = vm.append.split(' ').any(|word| word.starts_with("ip="));
+    if matches!(vm.format, Format::Linux) && !own {
+        for (index, (net, file)) in nets.iter().zip(&vm.nets).enumerate() {
+            let Some(cidr) = net.address else { continue };
+            let gateway = file.gateway.map(|g| g.to_string()).unwrap_or_default();
+            let (address, mask, name) = (cidr.address, cidr.mask(), &vm.name);
+            words.push(format!(
+                "ip={address}::{gateway}:{mask}:{name}:eth{index}:off"
+            ));
+        }
+    }
+    if !vm.append.is_empty() {
+        words.insert(0, vm.append.clone());
+    }
+    words.join(" ")
 }
 
 /// The manifest's complaint in the words of the TOML file.

@@ -1,18 +1,26 @@
 //! `vm.toml`: what people write about one VM, read strictly.
 //!
 //! Unknown keys, missing keys and values out of range are errors that name file and line. The keys
-//! are documented in `examples/vm.toml`.
+//! are documented in `examples/debian.toml`.
+
+mod devices;
+
+pub(crate) use devices::{Backing, DiskFile, NetFile};
 
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use bundle::{Format, OnReboot};
+use bundle::{Format, GuestConsole, OnReboot};
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::error::{Error, Result};
 use crate::size::Size;
+use devices::{DiskKeys, NetKeys};
+
+/// Scheduling weight of a VM that names none.
+pub(crate) const DEFAULT_WEIGHT: u32 = 100;
 
 /// A VM as described by one file or by the command line, its files not read yet.
 #[derive(Debug)]
@@ -39,6 +47,18 @@ pub(crate) struct VmFile {
     pub(crate) autostart: bool,
     /// What a guest's own reset does.
     pub(crate) on_reboot: OnReboot,
+    /// Share of CPU time.
+    pub(crate) weight: u32,
+    /// CPUs it may run on; all of them if none is named.
+    pub(crate) affinity: Option<u64>,
+    /// Has an entropy device.
+    pub(crate) entropy: bool,
+    /// What it has for a console.
+    pub(crate) console: GuestConsole,
+    /// Its disks, in order.
+    pub(crate) disks: Vec<DiskFile>,
+    /// Its network interfaces, in order.
+    pub(crate) nets: Vec<NetFile>,
 }
 
 /// Where a VM is described, for messages.
@@ -66,6 +86,14 @@ impl Origin {
             },
         }
     }
+
+    /// "web.toml:3" for a line that is known (not 0).
+    pub(crate) fn line(&self, line: usize) -> String {
+        match self {
+            Self::File { path, .. } if line != 0 => format!("{}:{line}", path.display()),
+            _ => self.at(""),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -81,6 +109,14 @@ struct Keys {
     protected: Option<bool>,
     autostart: Option<bool>,
     on_reboot: Option<OnRebootKey>,
+    weight: Option<Spanned<u32>>,
+    affinity: Option<Spanned<Vec<u32>>>,
+    entropy: Option<bool>,
+    console: Option<ConsoleKey>,
+    #[serde(default)]
+    disk: Vec<Spanned<DiskKeys>>,
+    #[serde(default)]
+    net: Vec<Spanned<NetKeys>>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -95,6 +131,13 @@ enum FormatKey {
 enum OnRebootKey {
     Restart,
     Stop,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum ConsoleKey {
+    Pl011,
+    Virtio,
 }
 
 /// Reads and checks one file. Paths in it are taken relative to its folder.
@@ -115,7 +158,16 @@ fn parse(path: &Path, text: &str) -> Result<VmFile> {
     lines.extend(keys.initrd.as_ref().map(|v| ("initrd", line(v.span()))));
     lines.extend(keys.format.as_ref().map(|v| ("format", line(v.span()))));
     lines.extend(keys.append.as_ref().map(|v| ("append", line(v.span()))));
+    lines.extend(keys.weight.as_ref().map(|v| ("weight", line(v.span()))));
+    lines.extend(keys.affinity.as_ref().map(|v| ("affinity", line(v.span()))));
+    let refuse = |(span, words): (Range<usize>, String)| {
+        Error::config(format_args!("{}:{}: {words}", path.display(), line(span)))
+    };
     let folder = path.parent().unwrap_or(Path::new(""));
+    let affinity = keys.affinity.map(cpu_set).transpose().map_err(refuse)?;
+    let start = |offset| line_of(text, offset);
+    let disks = devices::disks(keys.disk, folder, start).map_err(refuse)?;
+    let nets = devices::nets(keys.net, start).map_err(refuse)?;
     Ok(VmFile {
         origin: Origin::File {
             path: path.to_owned(),
@@ -137,7 +189,32 @@ fn parse(path: &Path, text: &str) -> Result<VmFile> {
             None | Some(OnRebootKey::Restart) => OnReboot::Restart,
             Some(OnRebootKey::Stop) => OnReboot::Stop,
         },
+        weight: keys.weight.map_or(DEFAULT_WEIGHT, Spanned::into_inner),
+        affinity,
+        entropy: keys.entropy.unwrap_or(true),
+        console: match keys.console {
+            None | Some(ConsoleKey::Pl011) => GuestConsole::Pl011,
+            Some(ConsoleKey::Virtio) => GuestConsole::Virtio,
+        },
+        disks,
+        nets,
     })
+}
+
+/// CPU numbers as a set: each at most once, at least one.
+fn cpu_set(cpus: Spanned<Vec<u32>>) -> std::result::Result<u64, (Range<usize>, String)> {
+    let span = cpus.span();
+    let set = cpus.into_inner().into_iter().try_fold(0_u64, |set, cpu| {
+        let bit = 1_u64.checked_shl(cpu)?;
+        (set & bit == 0).then_some(set | bit)
+    });
+    match set {
+        Some(set) if set != 0 => Ok(set),
+        _ => {
+            let words = "affinity: must be a list of different CPU numbers from 0 to 63";
+            Err((span, words.to_owned()))
+        }
+    }
 }
 
 /// Line (from 1) of byte `offset`.
@@ -163,80 +240,5 @@ fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = "name = \"web\"\nkernel = \"Image\"\nvcpus = 2\nmemory = \"256M\"\n";
-
-    fn fail(text: &str) -> String {
-        parse(Path::new("dir/web.toml"), text)
-            .unwrap_err()
-            .to_string()
-    }
-
-    #[test]
-    fn the_mandatory_keys_are_enough() {
-        let vm = parse(Path::new("dir/web.toml"), GOOD).unwrap();
-        assert_eq!(vm.name, "web");
-        assert_eq!(vm.kernel, Path::new("dir/Image"));
-        assert_eq!(vm.memory, Size(256 << 20));
-        assert!(vm.protected && vm.autostart && vm.append.is_empty() && vm.initrd.is_none());
-        assert!(matches!(vm.format, Format::Linux));
-        assert!(matches!(vm.on_reboot, OnReboot::Restart));
-        assert_eq!(vm.origin.at("vcpus"), "dir/web.toml:3");
-    }
-
-    #[test]
-    fn a_missing_mandatory_key_is_an_error_and_not_a_default() {
-        for key in ["name", "kernel", "vcpus", "memory"] {
-            let text: String = GOOD
-                .lines()
-                .filter(|l| !l.starts_with(key))
-                .map(|l| format!("{l}\n"))
-                .collect();
-            assert_eq!(fail(&text), format!("dir/web.toml: missing key `{key}`"));
-        }
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_its_line() {
-        let text = format!("{GOOD}\nmem = \"1G\"\n");
-        let error = fail(&text);
-        assert!(
-            error.starts_with("dir/web.toml:6: unknown key `mem`"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn memory_without_a_unit_is_an_error() {
-        let error = fail(&GOOD.replace("\"256M\"", "256"));
-        assert!(
-            error.starts_with("dir/web.toml:4: 256 has no unit"),
-            "{error}"
-        );
-        let error = fail(&GOOD.replace("256M", "256"));
-        assert!(
-            error.starts_with("dir/web.toml:4: '256' is no amount"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn wrong_types_and_values_name_their_line() {
-        let error = fail(&GOOD.replace("vcpus = 2", "vcpus = -2"));
-        assert!(error.starts_with("dir/web.toml:3: "), "{error}");
-        let error = fail(&format!("{GOOD}format = \"elf\"\n"));
-        assert!(
-            error.starts_with("dir/web.toml:5: unknown value `elf`"),
-            "{error}"
-        );
-        let error = fail(&format!("{GOOD}vcpus = 3\n"));
-        assert!(
-            error.starts_with("dir/web.toml:5: duplicate key"),
-            "{error}"
-        );
-        let error = fail("name = \n");
-        assert!(error.starts_with("dir/web.toml:1: "), "{error}");
-    }
-}
+#[path = "vmfile/tests.rs"]
+mod tests;

@@ -1,7 +1,10 @@
 //! Inputs to start from, and random changes to them.
 
 use crate::rng::Rng;
-use bundle::{Format, Manifest, NewVm, OnReboot};
+use bundle::{
+    Disk, DiskSource, Format, GuestConsole, Ipv4Cidr, Mac, Manifest, Net, NewVm, OnReboot,
+};
+use std::net::Ipv4Addr;
 use vm_fdt::FdtWriter;
 
 /// No seeds: random bytes do.
@@ -11,6 +14,11 @@ pub(super) fn none() -> Vec<Vec<u8>> {
 
 /// A bundle of two VMs, and one of none.
 pub(super) fn bundles() -> Vec<Vec<u8>> {
+    let disk = |source, shared| Disk {
+        source,
+        read_only: shared,
+        shared,
+    };
     let manifest = |name: &str, kernel: u64, initrd: u64| Manifest {
         name: name.to_owned(),
         format: Format::Flat,
@@ -20,8 +28,25 @@ pub(super) fn bundles() -> Vec<Vec<u8>> {
         autostart: true,
         on_reboot: OnReboot::Restart,
         append: "console=ttyAMA0".to_owned(),
+        weight: 100,
+        affinity: Some(0b101),
+        entropy: true,
+        console: GuestConsole::Virtio,
         kernel,
         initrd,
+        disks: vec![
+            disk(DiskSource::Serial("root".to_owned()), false),
+            disk(DiskSource::Label("My data".to_owned()), true),
+        ],
+        nets: vec![Net {
+            mac: Mac([0x52, 0x54, 0, 1, 2, 3]),
+            switch: "lan".to_owned(),
+            uplink: true,
+            address: Some(Ipv4Cidr {
+                address: Ipv4Addr::new(10, 0, 2, 15),
+                prefix: 24,
+            }),
+        }],
     };
     let (kernel, initrd) = ([0x14_u8; 64], [7_u8; 21]);
     let [one, two] = [manifest("one", 64, 21), manifest("two", 64, 0)];

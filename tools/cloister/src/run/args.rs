@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use bundle::{Format, OnReboot};
+use bundle::{Format, GuestConsole, OnReboot};
 use clap::Args;
 
 use crate::size::Size;
-use crate::vmfile::{Origin, VmFile};
+use crate::vmfile::{DEFAULT_WEIGHT, Origin, VmFile};
 
 /// Start VMs under Cloister in QEMU
 #[derive(Args, Debug)]
@@ -148,6 +148,12 @@ impl GuestArgs {
             protected: true,
             autostart: true,
             on_reboot: OnReboot::Restart,
+            weight: DEFAULT_WEIGHT,
+            affinity: None,
+            entropy: true,
+            console: GuestConsole::Pl011,
+            disks: Vec::new(),
+            nets: Vec::new(),
         })
     }
 }

@@ -17,7 +17,7 @@ use bundle::Format;
 
 use crate::error::{Error, Result};
 use crate::vmfile::VmFile;
-use crate::{inspect, pack, progress, vmfile};
+use crate::{assign, inspect, pack, progress, vmfile};
 
 /// Carries out `cloister run`.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
@@ -72,7 +72,7 @@ fn bundle(args: &RunArgs, folder: &Path) -> Result<(Option<PathBuf>, inspect::Re
         }
         return Ok((None, inspect::Report::default(), "none".to_owned()));
     }
-    let bytes = pack::pack(&vms)?;
+    let bytes = pack::pack(&vms, &assign::assign(&vms)?)?;
     let report = inspect::bundle(&bytes).map_err(Error::config)?;
     let path = folder.join("bundle");
     fs::write(&path, &bytes).map_err(|e| Error::file(&path, &e))?;
