@@ -39,6 +39,7 @@ payload: tool
 	@echo "make: building corevisor and boot code around it" >&2
 	@CLOISTER_HOSTVISOR=$(abspath $(HOSTVISOR)) CLOISTER_QUIET=1 tools/bare-cargo build -p boot --release
 	@$(TOOL) flatten $(BARE)/cloister-payload $(IMAGE)
+	@cmp -s $(BARE)/cloister-payload build/cloister.elf || cp $(BARE)/cloister-payload build/cloister.elf
 
 test-guest: tool
 	@echo "make: building the bare-metal test guest" >&2
@@ -87,8 +88,9 @@ noninterference: ## A million hostile sequences on two machines that differ in a
 fuzz: ## Fuzz what reads an adversary's bytes (FUZZ_SECONDS each, default 600; TARGETS="name name" for some)
 	@tests/fuzz/run $(FUZZ_SECONDS) $(TARGETS)
 
-audit: tool ## Lines and unsafe code of every crate
+audit: payload ## Lines and unsafe code of every crate, panics left in the linked payload
 	@$(TOOL) audit
+	@$(TOOL) panics build/cloister.elf boot/panics.toml
 
 fmt: ## Format all Rust code
 	@cargo fmt --all

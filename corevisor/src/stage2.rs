@@ -511,7 +511,9 @@ impl Stage2 {
         };
         let mut level = self.geometry.start_level;
         let concatenated = ipa.0 >> leaf_shift(level) >> 9;
-        let mut table = Pfn(root.pfn().0 + concatenated % self.geometry.root_frames);
+        // Below the limit it is always less than `root_frames`.
+        let concatenated = concatenated.checked_rem(self.geometry.root_frames);
+        let mut table = Pfn(root.pfn().0 + concatenated.unwrap_or(0));
         loop {
             let cell = cell(platform, table, index(ipa, level));
             let decoded = load(cell).decode(level);

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub enum Artifact {
     /// Boot, corevisor and hostvisor in one image.
     Payload,
+    /// The same, as linked, with symbols.
+    PayloadElf,
     /// The same trusted code with the hostile hostvisor in the hostvisor's place.
     HostilePayload,
     /// The `cloister` tool.
@@ -25,6 +27,7 @@ impl Artifact {
     fn name(self) -> &'static str {
         match self {
             Self::Payload => "cloister.img",
+            Self::PayloadElf => "cloister.elf",
             Self::HostilePayload => "cloister-hostile.img",
             Self::Tool => "bin/cloister",
             Self::TestGuest => "test-guest.bin",

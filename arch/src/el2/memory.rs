@@ -46,9 +46,18 @@ impl El2Memory {
             .ram
             .iter()
             .any(|&(base, frames)| frame.0.wrapping_sub(base.0) < frames);
-        assert!(known, "frame {:#x} is not RAM", frame.0);
+        if !known {
+            not_ram(frame)
+        }
         frame.base().0
     }
+}
+
+/// The core was about to touch what is not RAM: it has lost track of its memory.
+#[cold]
+#[inline(never)]
+fn not_ram(frame: Pfn) -> ! {
+    panic!("frame {:#x} is not RAM", frame.0)
 }
 
 impl Memory for El2Memory {

@@ -10,6 +10,7 @@ pub(crate) struct Mutant {
     /// What is wrong.
     pub(crate) name: String,
     /// Each of these must turn red.
+    #[serde(default)]
     pub(crate) attacks: Vec<String>,
     /// CPUs of the machine.
     #[serde(default = "one")]
@@ -20,6 +21,9 @@ pub(crate) struct Mutant {
     /// The machine may stop or hang instead.
     #[serde(default)]
     pub(crate) stops: bool,
+    /// It is caught by the check of the linked payload for panics, not by an attack.
+    #[serde(default)]
+    pub(crate) panics: bool,
     /// What is done to the sources.
     pub(crate) edit: Vec<Edit>,
 }
@@ -55,6 +59,13 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Mutant>, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let list: List = toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
     for (n, mutant) in list.mutant.iter().enumerate() {
+        if mutant.attacks.is_empty() != mutant.panics {
+            return Err(format!(
+                "{}: {} wants attacks or panics",
+                path.display(),
+                mutant.name
+            ));
+        }
         if list
             .mutant
             .iter()

@@ -31,6 +31,22 @@ fn root() -> PathBuf {
 
 fn try_mutant(scratch: &Scratch, mutant: &Mutant) -> Fate {
     let name = &mutant.name;
+    if mutant.panics {
+        return match scratch.panics(mutant) {
+            Ok(Some(found)) => {
+                println!("MUTANT {name}: caught by the check for panics ({found})");
+                Fate::Caught
+            }
+            Ok(None) => {
+                println!("MUTANT {name}: NOT CAUGHT by the check for panics");
+                Fate::NotCaught
+            }
+            Err(error) => {
+                println!("MUTANT {name}: ERROR {error}");
+                Fate::Error
+            }
+        };
+    }
     let payload = match scratch.build(mutant) {
         Ok(payload) => payload,
         Err(error) => {

@@ -14,6 +14,9 @@ const FILES: [&str; 5] = [
     "tools/bare-cargo",
 ];
 
+/// The payload as linked, in cargo's target folder.
+const ELF: &str = "aarch64-unknown-none-softfloat/release/cloister-payload";
+
 pub(crate) struct Scratch {
     /// The real tree: read only.
     root: PathBuf,
@@ -86,6 +89,37 @@ impl Scratch {
 
     /// Builds the payload of a mutant and undoes the mutant.
     pub(crate) fn build(&self, mutant: &Mutant) -> Result<PathBuf, String> {
+        self.mutate(mutant, || self.payload())
+    }
+
+    /// Builds the payload of a mutant as it would ship, undoes the mutant, and answers what the check for panics finds
+    /// in it: nothing, or its last line.
+    pub(crate) fn panics(&self, mutant: &Mutant) -> Result<Option<String>, String> {
+        let elf = self.mutate(mutant, || {
+            let target = self.target.with_file_name("target-shipped");
+            must(&mut self.cargo(&target))?;
+            Ok(target.join(ELF))
+        })?;
+        let check = Command::new(self.root.join("build/bin/cloister"))
+            .arg("panics")
+            .args([elf, self.tree.join("boot/panics.toml")])
+            .current_dir(&self.tree)
+            .output()
+            .map_err(|e| format!("cloister: {e}"))?;
+        let said = String::from_utf8_lossy(&check.stderr);
+        let last = said.lines().last().unwrap_or_default().to_owned();
+        match check.status.code() {
+            Some(0) => Ok(None),
+            Some(1) => Ok(Some(last)),
+            _ => Err(last),
+        }
+    }
+
+    fn mutate(
+        &self,
+        mutant: &Mutant,
+        build: impl FnOnce() -> Result<PathBuf, String>,
+    ) -> Result<PathBuf, String> {
         let mut touched = Vec::new();
         let outcome = mutant
             .edit
@@ -97,35 +131,39 @@ impl Scratch {
                 touched.push((path.clone(), text));
                 fs::write(&path, changed).map_err(|e| format!("{}: {e}", edit.file))
             })
-            .and_then(|()| self.payload());
+            .and_then(|()| build());
         for (path, text) in touched.into_iter().rev() {
             fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
         }
         outcome
     }
 
-    fn payload(&self) -> Result<PathBuf, String> {
-        let image = self.target.join("payload.img");
-        let elf = self
-            .target
-            .join("aarch64-unknown-none-softfloat/release/cloister-payload");
+    /// Cargo, about to build the payload into `target`.
+    fn cargo(&self, target: &Path) -> Command {
         let mut cargo = Command::new(self.tree.join("tools/bare-cargo"));
         cargo
             .args(["build", "-q", "-p", "boot", "--release"])
             .current_dir(&self.tree)
-            .env("CARGO_TARGET_DIR", &self.target)
+            .env("CARGO_TARGET_DIR", target)
             .env("CLOISTER_QUIET", "1")
-            .env("CLOISTER_HOSTVISOR", self.root.join("build/hostile.bin"))
-            // Built often and run briefly.
-            .env("CARGO_PROFILE_RELEASE_LTO", "off")
-            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "8")
-            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
-            .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
-        must(&mut cargo)?;
+            .env("CLOISTER_HOSTVISOR", self.root.join("build/hostile.bin"));
+        cargo
+    }
+
+    fn payload(&self) -> Result<PathBuf, String> {
+        let image = self.target.join("payload.img");
+        // Built often and run briefly.
+        must(
+            self.cargo(&self.target)
+                .env("CARGO_PROFILE_RELEASE_LTO", "off")
+                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "8")
+                .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+                .env("CARGO_PROFILE_RELEASE_DEBUG", "0"),
+        )?;
         must(
             Command::new(self.root.join("build/bin/cloister"))
                 .arg("flatten")
-                .args([&elf, &image]),
+                .args([&self.target.join(ELF), &image]),
         )?;
         Ok(image)
     }

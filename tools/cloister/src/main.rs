@@ -12,6 +12,7 @@ mod error;
 mod flatten;
 mod inspect;
 mod pack;
+mod panics;
 mod run;
 mod size;
 mod vmfile;
@@ -65,6 +66,14 @@ enum Command {
     /// Count lines and unsafe blocks of the workspace in the current folder
     #[command(hide = true)]
     Audit,
+    /// Find every panic left in the linked payload and compare with the list of those allowed
+    #[command(hide = true)]
+    Panics {
+        /// The payload, with symbols
+        elf: PathBuf,
+        /// The list
+        list: PathBuf,
+    },
 }
 
 /// Prints a line about what is being done.
@@ -145,5 +154,6 @@ fn execute(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Audit => audit::run(),
+        Command::Panics { elf, list } => panics::run(&elf, &list),
     }
 }
