@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use bundle::{Bundle, Format, OnReboot, VmEntry, image, layout, manifest};
+use bundle::{Bundle, Format, Manifest, OnReboot, VmEntry, image, layout, manifest};
 
 use crate::error::{Error, Result};
 use crate::size::Size;
@@ -16,10 +16,8 @@ pub(crate) struct Report {
     pub(crate) text: String,
     /// One line for each VM that could not be started.
     pub(crate) broken: Vec<String>,
-    /// Guest RAM of the VMs that start at boot: (name, bytes).
-    pub(crate) autostart: Vec<(String, u64)>,
-    /// Names of all sound VMs.
-    pub(crate) names: Vec<String>,
+    /// Manifests of all sound VMs.
+    pub(crate) vms: Vec<Manifest>,
 }
 
 /// Reads and checks the bundle in `path`.
@@ -39,12 +37,7 @@ pub(crate) fn bundle(bytes: &[u8]) -> std::result::Result<Report, bundle::Error>
             Ok(vm) => match check(vm) {
                 Ok(text) => {
                     report.text.push_str(&text);
-                    report.names.push(vm.manifest.name.clone());
-                    if vm.manifest.autostart {
-                        report
-                            .autostart
-                            .push((vm.manifest.name.clone(), vm.manifest.memory));
-                    }
+                    report.vms.push(vm.manifest.clone());
                 }
                 Err(reason) => report.broken.push(format!(
                     "VM '{}' (vm{:02}): {reason}",

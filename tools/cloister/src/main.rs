@@ -135,7 +135,7 @@ fn execute(command: Command) -> Result<()> {
         }
         Command::Inspect { bundle } => {
             let (bytes, report) = inspect::file(&bundle)?;
-            let count = report.names.len() + report.broken.len();
+            let count = report.vms.len() + report.broken.len();
             println!("{}: {}", bundle.display(), pack::describe(&bytes, count));
             print!("{}", report.text);
             match report.broken.split_last() {

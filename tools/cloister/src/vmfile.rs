@@ -5,7 +5,7 @@
 
 mod devices;
 
-pub(crate) use devices::{Backing, DiskFile, NetFile};
+pub(crate) use devices::{Backing, DEFAULT_SWITCH, DiskFile, NetFile};
 
 use std::fs;
 use std::ops::Range;

@@ -293,6 +293,142 @@ fn bad_usage_is_refused_in_one_line() {
     }
 }
 
+/// (what `vm.toml` has besides, more options of `run`, what the refusal must say)
+const BAD_IO: &[(&str, &[&str], &str)] = &[
+    (
+        "[[disk]]\nimage = \"none.img\"",
+        &[],
+        "vm.toml:6: image none.img: No such file or directory",
+    ),
+    (
+        "[[disk]]\nimage = \"odd.img\"",
+        &[],
+        "vm.toml:6: image odd.img: 700 bytes are not a multiple of 512",
+    ),
+    (
+        "[[disk]]\nimage = \"ro.img\"",
+        &[],
+        "vm.toml:6: image ro.img: the file is read-only",
+    ),
+    (
+        "[[disk]]\nimage = \"good.img\"",
+        &["--vm", "other.toml"],
+        "other.toml:5: image good.img is a disk of vm.toml:6 already",
+    ),
+    (
+        "[[disk]]\nserial = \"abc\"",
+        &[],
+        "VM 'web': the machine has no disk for serial abc",
+    ),
+    (
+        "[[disk]]\nserial = \"abc\"",
+        &["--disk", "abc=good.img,ro"],
+        "VM 'web': serial abc is read-only in this machine",
+    ),
+    (
+        "",
+        &["--disk", "abc=none.img"],
+        "--disk: image none.img: No such file or directory",
+    ),
+    ("", &["--disk", "good.img"], "must be SERIAL=FILE"),
+    (
+        "[[net]]\nswitch = \"lna\"",
+        &[],
+        "VM 'web': unknown switch 'lna'",
+    ),
+    (
+        "",
+        &["--forward", "8080:web:80"],
+        "--forward 127.0.0.1:8080:web:80: the VM has no network",
+    ),
+    (
+        "[[net]]",
+        &["--forward", "8080:web:80"],
+        "--forward 127.0.0.1:8080:web:80: none of the VM's switches has an uplink",
+    ),
+    (
+        "[[net]]\nuplink = true",
+        &["--forward", "8080:www:80"],
+        "--forward 127.0.0.1:8080:www:80: no VM has this name",
+    ),
+    (
+        "[[net]]\nuplink = true",
+        &["--forward", "8080:web:80", "--forward", "8080:web:81"],
+        "--forward 127.0.0.1:8080:web:81: the port is forwarded to 'web' already",
+    ),
+    (
+        "",
+        &["--forward", "8080:80"],
+        "must be [ADDRESS:]PORT:VM:PORT",
+    ),
+    ("", &["--netdev", "tap"], "--netdev tap: no uplink for it"),
+    (
+        "affinity = [4]",
+        &[],
+        "VM 'web': affinity names CPUs 4 only, the machine has 0 to 1",
+    ),
+];
+
+#[test]
+fn bad_disks_and_networks_are_refused_before_anything_starts() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    fake_qemu(&folder, "touch started");
+    folder.write("good.img", &[0; 1024]);
+    folder.write("odd.img", &[0; 700]);
+    let read_only = folder.write("ro.img", &[0; 512]);
+    fs::set_permissions(&read_only, fs::Permissions::from_mode(0o444)).unwrap();
+    let other = "name = 'other'\nkernel = 'Image'\nvcpus = 1\nmemory = '64M'\n[[disk]]\nimage = 'good.img'\n";
+    folder.write("other.toml", other.as_bytes());
+    for (tables, options, want) in BAD_IO {
+        folder.write("vm.toml", format!("{VM}{tables}\n").as_bytes());
+        let run = [
+            "run",
+            "--vm",
+            "vm.toml",
+            "--payload",
+            "Image",
+            "--qemu",
+            "./qemu",
+        ];
+        let line = folder.refusal(&[&run, *options].concat());
+        assert!(line.contains(want), "wanted {want:?}, got {line:?}");
+        assert!(
+            !folder.path().join("started").exists(),
+            "{line}: QEMU was started"
+        );
+    }
+}
+
+#[test]
+fn disks_and_forwards_reach_qemu() {
+    let folder = Folder::new();
+    folder.write("good.img", &[0; 1024]);
+    let tables = "[[disk]]\nimage = 'good.img'\n[[net]]\nuplink = true\n";
+    folder.write("vm.toml", format!("{VM}{tables}").as_bytes());
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let forward = format!("{port}:web:80");
+    let script = "echo \"$@\"; echo '[host] shutdown: 1 VMs, all powered off cleanly'";
+    let (status, stdout, stderr) = run(&folder, script, &["--forward", &forward]);
+    assert_eq!(status, Some(0), "{stderr}");
+    for want in [
+        "file.filename=good.img -device virtio-blk-device,drive=disk0,serial=good ".to_owned(),
+        format!(
+            "hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:80,id=uplink0 -device virtio-net-device,netdev=uplink0"
+        ),
+    ] {
+        assert!(stdout.contains(&want), "{stdout}");
+    }
+    assert!(
+        stderr.contains(&format!("forwarding 127.0.0.1:{port} -> web port 80")),
+        "{stderr}"
+    );
+}
+
 #[test]
 fn what_bundle_makes_inspect_accepts() {
     let folder = Folder::new();

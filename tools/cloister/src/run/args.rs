@@ -3,10 +3,23 @@
 use std::path::PathBuf;
 
 use bundle::{Format, GuestConsole, OnReboot};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
+use super::disks::DiskArg;
+use super::network::Forward;
 use crate::size::Size;
-use crate::vmfile::{DEFAULT_WEIGHT, Origin, VmFile};
+use crate::vmfile::{Backing, DEFAULT_SWITCH, DEFAULT_WEIGHT, DiskFile, NetFile, Origin, VmFile};
+
+const IO: &str = "Disks and networks";
+
+/// A bus of QEMU's `virt` board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Bus {
+    /// virtio-mmio
+    Mmio,
+    /// virtio over PCI Express
+    Pci,
+}
 
 /// Start VMs under Cloister in QEMU
 #[derive(Args, Debug)]
@@ -85,6 +98,29 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) qemu_arg: Vec<String>,
 
+    /// A raw image that becomes a disk of the machine with this serial number; ',ro' makes it read-only;
+    /// may be repeated. (Images that VMs' descriptions name need none.)
+    #[arg(long, value_name = "SERIAL=FILE[,ro]", help_heading = IO)]
+    pub(crate) disk: Vec<DiskArg>,
+
+    /// How disks and network cards are attached to the machine
+    #[arg(long, value_name = "BUS", default_value = "mmio", help_heading = IO)]
+    pub(crate) disk_bus: Bus,
+
+    /// Forward a port of the workstation to a VM behind an uplink: [ADDRESS:]PORT:VM:PORT[/udp], like
+    /// 8080:web:80; may be repeated
+    #[arg(long, value_name = "PORT:VM:PORT", help_heading = IO)]
+    pub(crate) forward: Vec<Forward>,
+
+    /// What the Nth of these is for the Nth uplink, instead of QEMU's user network: QEMU's -netdev without id,
+    /// like tap,ifname=tap0,script=no,downscript=no
+    #[arg(long, value_name = "OPTIONS", help_heading = IO)]
+    pub(crate) netdev: Vec<String>,
+
+    /// A switch that is meant to have one port only; may be repeated
+    #[arg(long, value_name = "NAME", help_heading = IO)]
+    pub(crate) switch: Vec<String>,
+
     /// Start even if the VMs want more memory than the machine has (to test the hostvisor)
     #[arg(long, hide = true)]
     pub(crate) no_memory_check: bool,
@@ -131,11 +167,36 @@ pub(crate) struct GuestArgs {
         default_value = "linux"
     )]
     pub(crate) name: String,
+
+    /// A raw image that becomes its disk; may be repeated
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) image: Vec<PathBuf>,
+
+    /// Give it a network interface with an uplink
+    #[arg(long, requires = "kernel")]
+    pub(crate) uplink: bool,
 }
 
 impl GuestArgs {
     /// The VM these options describe, if they do.
     pub(crate) fn vm(&self) -> Option<VmFile> {
+        let disk = |path: &PathBuf| DiskFile {
+            line: 0,
+            backing: Backing::Image {
+                path: path.clone(),
+                serial: None,
+            },
+            read_only: false,
+            shared: false,
+        };
+        let net = NetFile {
+            line: 0,
+            mac: None,
+            switch: DEFAULT_SWITCH.to_owned(),
+            uplink: true,
+            address: None,
+            gateway: None,
+        };
         Some(VmFile {
             origin: Origin::CommandLine,
             name: self.name.clone(),
@@ -152,8 +213,8 @@ impl GuestArgs {
             affinity: None,
             entropy: true,
             console: GuestConsole::Pl011,
-            disks: Vec::new(),
-            nets: Vec::new(),
+            disks: self.image.iter().map(disk).collect(),
+            nets: self.uplink.then_some(net).into_iter().collect(),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! What the machine must have for the VMs to start.
 
+use bundle::{Manifest, manifest};
+
 use crate::error::{Error, Result};
 use crate::size::Size;
 
@@ -8,7 +10,8 @@ use crate::size::Size;
 const RESERVE: u64 = 64 << 20;
 
 /// Checks that the VMs that start at boot fit into the machine together.
-pub(crate) fn check_memory(machine: Size, vms: &[(String, u64)], bundle: u64) -> Result<()> {
+pub(crate) fn check_memory(machine: Size, vms: &[Manifest], bundle: u64) -> Result<()> {
+    let vms: Vec<_> = vms.iter().filter(|vm| vm.autostart).collect();
     if machine.0 < 512 << 20 {
         return Err(Error::config(format_args!(
             "--memory {machine}: the machine needs at least 512M"
@@ -16,7 +19,7 @@ pub(crate) fn check_memory(machine: Size, vms: &[(String, u64)], bundle: u64) ->
     }
     let wanted = vms
         .iter()
-        .fold(0_u64, |sum, (_, memory)| sum.saturating_add(*memory));
+        .fold(0_u64, |sum, vm| sum.saturating_add(vm.memory));
     let usable = machine
         .0
         .saturating_sub(RESERVE + machine.0 / 64)
@@ -26,7 +29,7 @@ pub(crate) fn check_memory(machine: Size, vms: &[(String, u64)], bundle: u64) ->
     }
     let list: Vec<String> = vms
         .iter()
-        .map(|(name, memory)| format!("{name} {}", Size(*memory)))
+        .map(|vm| format!("{} {}", vm.name, Size(vm.memory)))
         .collect();
     Err(Error::config(format_args!(
         "the VMs want {} of memory ({}), a machine of {machine} has {} for them: raise --memory",
@@ -36,12 +39,60 @@ pub(crate) fn check_memory(machine: Size, vms: &[(String, u64)], bundle: u64) ->
     )))
 }
 
+/// Checks that every VM may run on at least one of the machine's CPUs.
+pub(crate) fn check_affinity(cpus: u32, vms: &[Manifest]) -> Result<()> {
+    let there = 1_u64.checked_shl(cpus).map_or(u64::MAX, |bit| bit - 1);
+    for vm in vms {
+        if vm.affinity.is_some_and(|set| set & there == 0) {
+            return Err(Error::config(format_args!(
+                "VM '{}': affinity names CPUs {} only, the machine has 0 to {}",
+                vm.name,
+                manifest::cpu_set_text(vm.affinity),
+                cpus - 1
+            )));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn vm(memory: u64, affinity: Option<u64>) -> Manifest {
+        Manifest {
+            name: "vm".to_owned(),
+            format: bundle::Format::Linux,
+            vcpus: 1,
+            memory,
+            protected: true,
+            autostart: true,
+            on_reboot: bundle::OnReboot::Restart,
+            append: String::new(),
+            weight: 100,
+            affinity,
+            entropy: true,
+            console: bundle::GuestConsole::Pl011,
+            disks: Vec::new(),
+            nets: Vec::new(),
+            kernel: 1,
+            initrd: 0,
+        }
+    }
+
+    #[test]
+    fn a_vm_needs_one_of_the_cpus_there_are() {
+        assert!(check_affinity(2, &[vm(0, None), vm(0, Some(0b110))]).is_ok());
+        assert_eq!(
+            check_affinity(2, &[vm(0, Some(0b1100))])
+                .unwrap_err()
+                .to_string(),
+            "VM 'vm': affinity names CPUs 2,3 only, the machine has 0 to 1"
+        );
+    }
+
     fn check(machine: u64, vms: &[u64]) -> Result<()> {
-        let vms: Vec<_> = vms.iter().map(|m| ("vm".to_owned(), *m)).collect();
+        let vms: Vec<_> = vms.iter().map(|m| vm(*m, None)).collect();
         check_memory(Size(machine), &vms, 30 << 20)
     }
 

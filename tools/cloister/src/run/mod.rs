@@ -3,7 +3,9 @@
 
 mod args;
 mod console;
+mod disks;
 mod machine;
+mod network;
 mod qemu;
 mod verdict;
 
@@ -25,29 +27,26 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         .prefix("cloister-")
         .tempdir()
         .map_err(|e| Error::file(&std::env::temp_dir(), &e))?;
-    let (bundle, report, about) = bundle(args, folder.path())?;
-    if let Some(broken) = report.broken.first() {
+    let load = load(args, folder.path())?;
+    if let Some(broken) = load.report.broken.first() {
         return Err(Error::config(broken));
     }
-    if let Some(name) = args.console.as_deref().filter(|&name| name != "shell")
-        && !report.names.iter().any(|known| known == name)
-    {
-        return Err(Error::config(format_args!(
-            "--console {name}: no VM has this name"
-        )));
-    }
-    if !args.no_memory_check {
-        let size = bundle
-            .as_ref()
-            .map_or(0, |b| fs::metadata(b).map_or(0, |m| m.len()));
-        machine::check_memory(args.memory, &report.autostart, size)?;
-    }
+    let machine = machine(args, &load)?;
     let payload = payload(args)?;
     let interactive = args.interactive
         || (std::io::stdin().is_terminal() && args.timeout.is_none() && !args.exit_when_idle);
     let qemu = qemu::find(&args.qemu)?;
-    let command = qemu::arguments(args, &payload, bundle.as_deref(), !interactive);
-    progress(format_args!("bundle: {about}"));
+    let command = qemu::arguments(
+        args,
+        &payload,
+        load.bundle.as_deref(),
+        &machine,
+        !interactive,
+    );
+    progress(format_args!("bundle: {}", load.about));
+    for forward in &args.forward {
+        progress(format_args!("forwarding {forward}"));
+    }
     progress(format_args!(
         "starting {}: {} CPUs ({}), {} of memory",
         qemu.version, args.cpus, args.cpu, args.memory
@@ -55,28 +54,88 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     console::run(&qemu, &command, args, interactive)
 }
 
-/// The bundle's file (made in `folder` unless `--bundle` names one; none for `--empty`), checked, and
-/// a few words about it.
-fn bundle(args: &RunArgs, folder: &Path) -> Result<(Option<PathBuf>, inspect::Report, String)> {
+/// What the machine is started with.
+struct Load {
+    /// The bundle's file; none for `--empty`.
+    bundle: Option<PathBuf>,
+    /// What is in it.
+    report: inspect::Report,
+    /// The same in a few words.
+    about: String,
+    /// Image files that its VMs have for disks.
+    images: Vec<assign::Image>,
+}
+
+/// Disks and network cards of the machine.
+#[derive(Default)]
+struct Devices {
+    disks: Vec<assign::Image>,
+    cards: Vec<network::Card>,
+}
+
+/// Checks that the machine has what the VMs want, and decides what it is made of.
+fn machine(args: &RunArgs, load: &Load) -> Result<Devices> {
+    let vms = &load.report.vms;
+    if let Some(name) = args.console.as_deref().filter(|&name| name != "shell")
+        && !vms.iter().any(|vm| vm.name == name)
+    {
+        return Err(Error::config(format_args!(
+            "--console {name}: no VM has this name"
+        )));
+    }
+    if !args.no_memory_check {
+        let size = (load.bundle.as_ref()).map_or(0, |b| fs::metadata(b).map_or(0, |m| m.len()));
+        machine::check_memory(args.memory, vms, size)?;
+    }
+    machine::check_affinity(args.cpus, vms)?;
+    network::check_switches(vms, &args.switch)?;
+    let cards = network::cards(vms, &args.netdev, &args.forward)?;
+    let disks = disks::machine(load.images.clone(), &args.disk)?;
+    // Other arguments may have given QEMU the disk.
+    if args.qemu_arg.is_empty() {
+        disks::check_wanted(vms, &disks)?;
+    }
+    network::check_ports(&args.forward)?;
+    Ok(Devices { disks, cards })
+}
+
+/// The bundle, made in `folder` unless `--bundle` names one.
+fn load(args: &RunArgs, folder: &Path) -> Result<Load> {
     if let Some(path) = &args.bundle {
         let (bytes, report) = inspect::file(path)?;
-        let about = pack::describe(&bytes, report.names.len());
-        return Ok((Some(path.clone()), report, about));
+        return Ok(Load {
+            about: pack::describe(&bytes, report.vms.len()),
+            bundle: Some(path.clone()),
+            report,
+            images: Vec::new(),
+        });
     }
-    let vms = vms(args)?;
+    let mut vms = vms(args)?;
     if vms.is_empty() {
         if !args.empty {
             return Err(Error::config(
                 "run: no VM given: --kernel, --vm, --flat or --bundle (or --empty for the shell alone)",
             ));
         }
-        return Ok((None, inspect::Report::default(), "none".to_owned()));
+        return Ok(Load {
+            bundle: None,
+            report: inspect::Report::default(),
+            about: "none".to_owned(),
+            images: Vec::new(),
+        });
     }
-    let bytes = pack::pack(&vms, &assign::assign(&vms)?)?;
+    network::give_addresses(&mut vms, args.netdev.len());
+    let devices = assign::assign(&vms)?;
+    let bytes = pack::pack(&vms, &devices)?;
     let report = inspect::bundle(&bytes).map_err(Error::config)?;
     let path = folder.join("bundle");
     fs::write(&path, &bytes).map_err(|e| Error::file(&path, &e))?;
-    Ok((Some(path), report, pack::describe(&bytes, vms.len())))
+    Ok(Load {
+        about: pack::describe(&bytes, vms.len()),
+        bundle: Some(path),
+        report,
+        images: devices.images,
+    })
 }
 
 /// The VMs that the command line names, in its order: --kernel, then --vm, then --flat.

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::RunArgs;
+use super::args::Bus;
+use super::{Devices, RunArgs, disks};
 use crate::error::{Error, Result, io_reason};
 
 /// Oldest QEMU that is known to run Cloister.
@@ -58,6 +59,7 @@ pub(crate) fn arguments(
     args: &RunArgs,
     payload: &Path,
     bundle: Option<&Path>,
+    devices: &Devices,
     exit_when_idle: bool,
 ) -> Vec<OsString> {
     let mut line: Vec<OsString> = Vec::new();
@@ -88,7 +90,8 @@ pub(crate) fn arguments(
         add(&["-icount", "shift=0,sleep=off", "-seed", "1"]);
         add(&["-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
     }
-    add(&["-kernel"]);
+    line.extend(device_arguments(args.disk_bus, devices));
+    line.push("-kernel".into());
     line.push(payload.into());
     if let Some(bundle) = bundle {
         line.push("-initrd".into());
@@ -107,11 +110,45 @@ pub(crate) fn arguments(
     line
 }
 
+/// Disks and network cards, on either bus as virtio 1.0 devices.
+fn device_arguments(bus: Bus, devices: &Devices) -> Vec<OsString> {
+    let mut line: Vec<OsString> = Vec::new();
+    let none = devices.disks.is_empty() && devices.cards.is_empty();
+    let (block, net) = match bus {
+        Bus::Mmio => ("virtio-blk-device", "virtio-net-device"),
+        Bus::Pci => (
+            "virtio-blk-pci,disable-legacy=on",
+            "virtio-net-pci,disable-legacy=on,romfile=",
+        ),
+    };
+    if bus == Bus::Mmio && !none {
+        // QEMU's virtio-mmio is the legacy interface if nothing is said.
+        line.extend(["-global", "virtio-mmio.force-legacy=false"].map(OsString::from));
+    }
+    for (index, image) in devices.disks.iter().enumerate() {
+        line.push("-blockdev".into());
+        line.push(disks::blockdev(index, image));
+        let serial = image.serial.replace(',', ",,");
+        line.push("-device".into());
+        line.push(format!("{block},drive=disk{index},serial={serial}").into());
+    }
+    for (index, card) in devices.cards.iter().enumerate() {
+        line.push("-netdev".into());
+        line.push(format!("{},id=uplink{index}", card.backend).into());
+        line.push("-device".into());
+        line.push(format!("{net},netdev=uplink{index},mac={}", card.mac).into());
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
+    use bundle::Mac;
     use clap::Parser;
 
+    use super::super::network::Card;
     use super::*;
+    use crate::assign::Image;
 
     #[derive(Parser)]
     struct Cli {
@@ -122,7 +159,31 @@ mod tests {
     fn line(options: &[&str], exit_when_idle: bool) -> String {
         let cli = Cli::parse_from([&["run"], options].concat());
         let bundle = Path::new("b");
-        let words = arguments(&cli.run, Path::new("p"), Some(bundle), exit_when_idle);
+        let devices = Devices {
+            disks: vec![Image {
+                path: "a,b.img".into(),
+                serial: "x,y".to_owned(),
+                read_only: true,
+                at: String::new(),
+            }],
+            cards: vec![Card {
+                mac: Mac([0x52, 0x54, 1, 0, 0, 0]),
+                backend: "user".to_owned(),
+            }],
+        };
+        let none = Devices::default();
+        let devices = if options.contains(&"--disk-bus") {
+            &devices
+        } else {
+            &none
+        };
+        let words = arguments(
+            &cli.run,
+            Path::new("p"),
+            Some(bundle),
+            devices,
+            exit_when_idle,
+        );
         words.join(std::ffi::OsStr::new(" ")).into_string().unwrap()
     }
 
@@ -146,6 +207,29 @@ mod tests {
         assert!(
             line.ends_with("-append exit-when-idle console=web -S"),
             "{line}"
+        );
+    }
+
+    #[test]
+    fn disks_and_cards_are_virtio_1_devices_on_the_bus_asked_for() {
+        let mmio = line(&["--disk-bus", "mmio"], false);
+        let blockdev = "-blockdev driver=raw,node-name=disk0,read-only=on,discard=unmap,file.driver=file,\
+                        file.locking=on,file.filename=a,,b.img";
+        let expected = format!(
+            "-global virtio-mmio.force-legacy=false {blockdev} \
+             -device virtio-blk-device,drive=disk0,serial=x,,y -netdev user,id=uplink0 \
+             -device virtio-net-device,netdev=uplink0,mac=52:54:01:00:00:00 -kernel p"
+        );
+        assert!(mmio.contains(&expected), "{mmio}");
+        let pci = line(&["--disk-bus", "pci"], false);
+        assert!(!pci.contains("virtio-mmio"), "{pci}");
+        assert!(
+            pci.contains("-device virtio-blk-pci,disable-legacy=on,drive=disk0,"),
+            "{pci}"
+        );
+        assert!(
+            pci.contains("-device virtio-net-pci,disable-legacy=on,romfile=,netdev=uplink0"),
+            "{pci}"
         );
     }
 

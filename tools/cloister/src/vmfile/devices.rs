@@ -56,7 +56,7 @@ pub(crate) struct NetFile {
 }
 
 /// The switch of an interface that names none.
-const DEFAULT_SWITCH: &str = "default";
+pub(crate) const DEFAULT_SWITCH: &str = "default";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
