@@ -23,5 +23,12 @@ pub const ABI_VERSION: u32 = 0x0001_0000;
 /// Most vCPUs a VM may have.
 pub const MAX_VCPUS: usize = 16;
 
+/// On a machine with a GICv2: where every VM finds its CPU interface, the machine's GICV. QEMU's `virt`
+/// board has GICC there.
+pub const GICC_IPA: Ipa = Ipa(0x0801_0000);
+
+/// Bytes of GICC and of GICV (GIC architecture IHI 0048, table 4-2 and 5.5).
+pub const GICC_SIZE: u64 = 0x2000;
+
 /// Most physical CPUs the machine may have.
 pub const MAX_CPUS: usize = 8;

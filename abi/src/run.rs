@@ -64,6 +64,11 @@ pub const LR_HW: u64 = 1 << 61;
 pub const LR_GROUP1: u64 = 1 << 60;
 /// ICH_LR.EOI for a software interrupt: maintenance interrupt when the guest deactivates it.
 pub const LR_EOI: u64 = 1 << 41;
+/// On a GICv2, of an SGI: bits 12:10 are the vCPU that sent it (GICH_LR.CPUID; in ICH_LR the place is
+/// that of a guest with the GICv2 view). 0 on a GICv3.
+pub const LR_SGI_SOURCE: u64 = 7 << LR_SGI_SOURCE_SHIFT;
+/// [`LR_SGI_SOURCE`]: lowest bit.
+pub const LR_SGI_SOURCE_SHIFT: u32 = 10;
 /// ICH_LR.Priority: lowest bit.
 pub const LR_PRIORITY_SHIFT: u32 = 48;
 /// ICH_LR.pINTID: lowest bit.

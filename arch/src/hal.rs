@@ -128,7 +128,7 @@ pub trait Cpu {
     fn write_lr(&mut self, n: usize, value: u64);
 
     /// Reads list register `n`; 0 for one the machine lacks.
-    fn read_lr(&self, n: usize) -> u64;
+    fn read_lr(&mut self, n: usize) -> u64;
 
     /// Turns the GIC virtual CPU interface on with `hcr` (ICH_HCR_EL2.En added) and its state.
     fn load_vgic(&mut self, regs: &VgicRegs, hcr: u64);

@@ -14,6 +14,7 @@ pub mod descriptor;
 #[cfg(target_os = "none")]
 pub mod el2;
 pub mod esr;
+pub mod gich;
 pub mod hal;
 pub mod platform;
 pub mod pstate;

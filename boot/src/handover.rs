@@ -52,7 +52,7 @@ pub(crate) struct Handover {
 pub(crate) fn primary(handover: &Handover) -> ! {
     let info = handover.info;
     // SAFETY: called once on this CPU, at EL2, on its final stack.
-    let mut cpu = unsafe { El2Cpu::new() };
+    let mut cpu = unsafe { El2Cpu::new(gich(info)) };
     let hardware = HARDWARE.call_once(|| {
         let mut ram = [(Pfn(0), 0); MAX_RAM];
         for (slot, range) in ram.iter_mut().zip(info.ram.iter()) {
@@ -75,8 +75,16 @@ pub(crate) fn primary(handover: &Handover) -> ! {
     host::run(core, &mut cpu, 0, entry)
 }
 
+/// Where GICH is, on a machine with a GICv2. `paging` mapped it.
+const fn gich(info: &BootInfo) -> Option<u64> {
+    match &info.gic {
+        Gic::V2(gic) => gic.hypervisor,
+        Gic::V3 { .. } | Gic::Unknown => None,
+    }
+}
+
 /// CPU `index` is ready in the same way.
-pub(crate) fn secondary(index: usize) -> ! {
+pub(crate) fn secondary(index: usize, info: &BootInfo) -> ! {
     let Some((core, own)) = CORE
         .get()
         .and_then(|core| Some((core, core.cpus.get(index)?)))
@@ -84,7 +92,7 @@ pub(crate) fn secondary(index: usize) -> ! {
         refuse(format_args!("CPU {index} came up before the boot CPU"))
     };
     // SAFETY: called once on this CPU after each start, at EL2, on its final stack.
-    let mut cpu = unsafe { El2Cpu::new() };
+    let mut cpu = unsafe { El2Cpu::new(gich(info)) };
     host::run(core, &mut cpu, index, own.arrive())
 }
 
@@ -172,15 +180,9 @@ fn restricted(info: &BootInfo) -> Result<RestrictedRegions, abi::Error> {
                 add(range.start, range.size(), Access::None);
             }
         }
-        Gic::V2 {
-            hypervisor,
-            virtual_cpu_interface,
-            ..
-        } => {
-            for range in [hypervisor, virtual_cpu_interface] {
-                if !range.is_empty() {
-                    add(range.start, range.size(), Access::None);
-                }
+        Gic::V2(gic) => {
+            for range in gic.withheld.iter() {
+                add(range.start, range.size(), Access::None);
             }
         }
         Gic::Unknown => {}
@@ -199,6 +201,10 @@ fn config(handover: &Handover, cpu: &El2Cpu, memory: &Ownership<'static, Hardwar
         mpidr,
         cpus: info.cpus.len(),
         list_registers: cpu.list_registers(),
+        gicv: match &info.gic {
+            Gic::V2(gic) => Some(PhysAddr(gic.virtual_cpu_interface)),
+            Gic::V3 { .. } | Gic::Unknown => None,
+        },
         vtimer_intid: u64::from(info.timers.virtual_),
         id_registers: idregs::sanitise_all(&feature_registers()),
         ram_frames: memory.frames().ram_frames(),

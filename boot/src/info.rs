@@ -12,6 +12,8 @@ pub const MAX_RESERVED: usize = 32;
 pub const MAX_REDISTRIBUTORS: usize = 8;
 /// Most interrupt translation services.
 pub const MAX_ITS: usize = 8;
+/// Most ranges of a GICv2 that are kept from the hostvisor: GICH and GICV at two addresses.
+pub const MAX_GICV2_WITHHELD: usize = 4;
 /// Most other devices that are kept from the hostvisor.
 pub const MAX_WITHHELD: usize = 16;
 
@@ -30,17 +32,8 @@ pub enum Gic {
     /// None that boot knows.
     #[default]
     Unknown,
-    /// GICv2; recorded only.
-    V2 {
-        /// GICD.
-        distributor: Range,
-        /// GICC.
-        cpu_interface: Range,
-        /// GICH, empty if the tree does not name it.
-        hypervisor: Range,
-        /// GICV, empty if the tree does not name it.
-        virtual_cpu_interface: Range,
-    },
+    /// GICv2.
+    V2(GicV2),
     /// GICv3 or v4.
     V3 {
         /// GICD.
@@ -50,6 +43,19 @@ pub enum Gic {
         /// Interrupt translation services: they write memory, so the hostvisor never gets them.
         its: List<Range, MAX_ITS>,
     },
+}
+
+/// A GICv2. Its distributor and its CPU interfaces are the hostvisor's alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GicV2 {
+    /// GICD's first byte.
+    pub distributor: u64,
+    /// GICH's first byte; `None` if the tree does not name GICH and GICV: no virtualization extensions.
+    pub hypervisor: Option<u64>,
+    /// GICV's first byte, of [`abi::GICC_SIZE`] bytes.
+    pub virtual_cpu_interface: u64,
+    /// All there is of GICH and GICV, aliases included. Whole pages.
+    pub withheld: List<Range, MAX_GICV2_WITHHELD>,
 }
 
 /// INTIDs of the generic timer's interrupts.

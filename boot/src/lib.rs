@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod carve;
+mod gic_v2;
 pub mod info;
 pub mod layout;
 pub mod ranges;

@@ -6,7 +6,7 @@ use crate::panic::refuse;
 use abi::PAGE_SIZE;
 use arch::el2::{cache, mmu};
 use arch::stage1::{Builder, Kind, MapError, TableStore};
-use boot::info::{BootInfo, Gic, MAX_RAM};
+use boot::info::{BootInfo, Gic, GicV2, MAX_RAM};
 use boot::layout::STACKS;
 use boot::ranges::{List, Range};
 use core::ptr;
@@ -111,8 +111,14 @@ fn build(info: &BootInfo, tables: Range, tree: Range) -> Result<u64, (Range, Map
                 )?;
             }
         }
-        Gic::V2 { distributor, .. } => map(distributor.grown_to(PAGE_SIZE), Kind::Device)?,
-        Gic::Unknown => {}
+        Gic::V2(GicV2 {
+            hypervisor: Some(gich),
+            ..
+        }) => map(
+            Range::sized(gich, PAGE_SIZE).grown_to(PAGE_SIZE),
+            Kind::Device,
+        )?,
+        Gic::V2(_) | Gic::Unknown => {}
     }
     Ok(builder.root())
 }

@@ -95,11 +95,11 @@ pub(crate) fn start_cpu(mpidr: u64, index: usize) -> Result<(), i64> {
 }
 
 extern "C" fn secondary_main(index: usize) -> ! {
-    match INFO.get() {
-        Some(info) => wake_interrupts(info),
-        None => panic::refuse(format_args!("CPU {index} came up before the boot CPU")),
-    }
-    handover::secondary(index)
+    let Some(info) = INFO.get() else {
+        panic::refuse(format_args!("CPU {index} came up before the boot CPU"))
+    };
+    wake_interrupts(info);
+    handover::secondary(index, info)
 }
 
 /// Wakes this CPU's GICv3 redistributor.

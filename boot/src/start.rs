@@ -3,11 +3,12 @@
 use crate::handover::{self, Handover};
 use crate::panic::{allow_switch_off, refuse};
 use crate::{exception, host, image, paging, secondary};
+use abi::PAGE_SIZE;
 use arch::el2::cpu::now;
 use arch::el2::{cache, mmu, psci, redist, uart};
 use arch::platform::UartModel;
 use boot::carve::{self, Plan, Request};
-use boot::info::{BootInfo, CpuStart, Gic, MAX_RESERVED, Uart};
+use boot::info::{BootInfo, CpuStart, Gic, GicV2, MAX_RESERVED, Uart};
 use boot::ranges::{List, Range};
 use boot::{tree, tree_check};
 use core::sync::atomic::AtomicU64;
@@ -38,12 +39,10 @@ pub(crate) extern "C" fn boot_main(x0: u64, x2: u64, level: u64) -> ! {
         ));
     }
     check_firmware(&info);
-    match info.gic {
+    match &info.gic {
         Gic::V3 { .. } => {}
-        Gic::V2 { .. } => refuse(format_args!(
-            "a GICv3 is needed and this is a GICv2 (QEMU: -M virt,gic-version=3)"
-        )),
-        Gic::Unknown => refuse(format_args!("the device tree names no GICv3")),
+        Gic::V2(gic) => check_gic_v2(gic, &info),
+        Gic::Unknown => refuse(format_args!("the device tree names no GICv2 and no GICv3")),
     }
     let tree_range = Range::sized(address, tree.len() as u64);
     let plan = plan(&info, tree_range);
@@ -155,6 +154,25 @@ fn check_firmware(info: &BootInfo) {
     }
 }
 
+/// A GICv2 without virtualization extensions, or without pages of its own for them, is of no use.
+fn check_gic_v2(gic: &GicV2, info: &BootInfo) {
+    // GICH_VTR, with its priority bits less one at the top: five of them at least.
+    const VTR: u64 = 4;
+    let vtr = gic.hypervisor.and_then(|gich| exception::probe(gich + VTR));
+    if vtr.is_none_or(|vtr| vtr >> 29 < 4) {
+        refuse(format_args!(
+            "the GICv2 has no virtualization extensions (GICH and GICV)"
+        ));
+    }
+    let gicv = gic.virtual_cpu_interface;
+    let is_ram = |range: &Range| info.ram.iter().any(|ram| ram.overlaps(*range));
+    if !gicv.is_multiple_of(PAGE_SIZE) || gic.withheld.iter().any(is_ram) {
+        refuse(format_args!(
+            "GICV at {gicv:#x} is not in pages of its own, or in RAM"
+        ));
+    }
+}
+
 fn plan(info: &BootInfo, tree: Range) -> Plan {
     let image = image::all();
     let limit = 1 << mmu::pa_bits();
@@ -212,7 +230,12 @@ fn report(info: &BootInfo, plan: &Plan) {
             redistributors.first().map_or(0, |row| row.base),
             its.len()
         ),
-        Gic::V2 { .. } | Gic::Unknown => {}
+        Gic::V2(gic) => log!(
+            "GICv2: GICD {:#x}, GICH and GICV withheld, VMs have GICV {:#x}",
+            gic.distributor,
+            gic.virtual_cpu_interface
+        ),
+        Gic::Unknown => {}
     }
     match info.uart {
         Some(Uart {

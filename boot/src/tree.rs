@@ -2,6 +2,7 @@
 //!
 //! Addresses below a bus whose `ranges` is not the identity are not translated.
 
+use crate::gic_v2;
 use crate::info::{BootInfo, Cpu, CpuStart, Gic, MAX_WITHHELD, Timers, Uart};
 use crate::ranges::{List, Range};
 use crate::tree_check::TreeError;
@@ -264,10 +265,11 @@ fn psci(fdt: &Fdt<'_>) -> CpuStart {
 
 /// The `compatible` strings of GICv2 and its like.
 const GIC_V2: &[&str] = &[
-    "arm,cortex-a15-gic",
     "arm,gic-400",
-    "arm,cortex-a9-gic",
+    "arm,cortex-a15-gic",
     "arm,cortex-a7-gic",
+    // Never with virtualization extensions; here to say so.
+    "arm,cortex-a9-gic",
 ];
 
 fn gic(fdt: &Fdt<'_>) -> Gic {
@@ -307,14 +309,11 @@ fn gic(fdt: &Fdt<'_>) -> Gic {
     let Some(node) = fdt.find_compatible(GIC_V2) else {
         return Gic::Unknown;
     };
-    let mut frames = reg(node);
-    let mut next = || frames.next().unwrap_or_default();
-    Gic::V2 {
-        distributor: next(),
-        cpu_interface: next(),
-        hypervisor: next(),
-        virtual_cpu_interface: next(),
-    }
+    let board = fdt
+        .find_node("/")
+        .and_then(|root| root.property("compatible"));
+    let names = board.map_or("", |p| str::from_utf8(p.value).unwrap_or(""));
+    Gic::V2(gic_v2::read(reg(node), names.split('\0')))
 }
 
 /// What [`BootInfo::withheld`] is made of.

@@ -1,7 +1,8 @@
 //! Facts about the machine that boot found out and that never change.
 
 use crate::idregs;
-use abi::MAX_CPUS;
+use abi::run::LR_SGI_SOURCE;
+use abi::{GICC_IPA, GICC_SIZE, Ipa, MAX_CPUS, PhysAddr};
 
 /// What the corevisor knows of the machine besides its memory.
 #[derive(Clone, Debug)]
@@ -12,6 +13,9 @@ pub struct Config {
     pub cpus: usize,
     /// List registers of the GIC virtual CPU interface.
     pub list_registers: usize,
+    /// GICV, on a machine with a GICv2: whole pages that are not RAM and restricted to nobody's. Every VM
+    /// has it at [`abi::GICC_IPA`], and finds there what this CPU's list registers hold: its own.
+    pub gicv: Option<PhysAddr>,
     /// INTID of the virtual timer's PPI.
     pub vtimer_intid: u64,
     /// ID group 3 as guests read it, see [`idregs`].
@@ -29,5 +33,21 @@ impl Config {
     #[must_use]
     pub fn cpu_by_mpidr(&self, mpidr: u64) -> Option<usize> {
         self.mpidr.iter().take(self.cpus).position(|&m| m == mpidr)
+    }
+
+    /// The bits of a list register in which an SGI may name its sender.
+    #[must_use]
+    pub const fn sgi_source(&self) -> u64 {
+        if self.gicv.is_some() {
+            LR_SGI_SOURCE
+        } else {
+            0
+        }
+    }
+
+    /// True if VMs have their CPU interface in this page.
+    #[must_use]
+    pub const fn is_gicc(&self, page: Ipa) -> bool {
+        self.gicv.is_some() && page.0.wrapping_sub(GICC_IPA.0) < GICC_SIZE
     }
 }

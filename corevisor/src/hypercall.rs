@@ -100,8 +100,8 @@ fn vm_create<P: Machine>(core: &Core<P>, flags: u64, vcpus: u64) -> Result<u64, 
     core.vms
         .create(flags & VM_PROTECTED != 0, vcpus, |VmId(id)| {
             // Slot numbers are far below 256, see `vm::SLOTS`.
-            core.memory
-                .new_vm_table(u8::try_from(id).map_err(|_| Error::NoMemory)?)
+            let vmid = u8::try_from(id).map_err(|_| Error::NoMemory)?;
+            core.memory.new_vm_table(vmid, core.config.gicv)
         })
 }
 

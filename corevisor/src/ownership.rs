@@ -19,7 +19,7 @@ use crate::pool::{Platform, Pool};
 use crate::restricted::RestrictedRegions;
 use crate::stage2::{PAGES_1G, PAGES_2M, Stage2};
 use abi::hypercall::MAX_FRAMES_PER_CALL;
-use abi::{Error, Ipa, PAGE_SHIFT, PAGE_SIZE, Pfn};
+use abi::{Error, GICC_IPA, GICC_SIZE, Ipa, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr};
 use arch::descriptor::{Access, Attributes, BLOCK_2M_LEVEL, Geometry, PAGE_LEVEL};
 
 /// Widest IPA at which a VM has memory, in bits.
@@ -97,9 +97,31 @@ impl<'a, P: Platform> Ownership<'a, P> {
         self.host.lock().walk(&self.pool, ipa)
     }
 
-    /// An empty table for a VM. `vmid` is not 0 and no other live table's.
-    pub fn new_vm_table(&self, vmid: u8) -> Result<Stage2, Error> {
-        Stage2::new(&self.pool, Geometry::vm(self.pa_range), vmid)
+    /// A table for a VM, empty but for the virtual CPU interface at `gicv` where VMs reach it as memory.
+    /// `vmid` is not 0 and no other live table's.
+    pub fn new_vm_table(&self, vmid: u8, gicv: Option<PhysAddr>) -> Result<Stage2, Error> {
+        let pool = &self.pool;
+        let mut vm = Stage2::new(pool, Geometry::vm(self.pa_range), vmid)?;
+        let Some(gicv) = gicv else { return Ok(vm) };
+        let pages = GICC_SIZE >> PAGE_SHIFT;
+        match pool.reserve(vm.tables_to_map(pool, GICC_IPA, pages)?) {
+            Ok(mut reserve) => {
+                vm.map(
+                    pool,
+                    &mut reserve,
+                    GICC_IPA,
+                    gicv,
+                    pages,
+                    Attributes::DEVICE,
+                );
+                Ok(vm)
+            }
+            Err(error) => {
+                // Nothing but the root.
+                vm.teardown(pool, 0)?;
+                Err(error)
+            }
+        }
     }
 
     /// Host frames become the private memory of `id`. Answers how many were done, at least one and at

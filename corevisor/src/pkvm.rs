@@ -89,7 +89,8 @@ fn guard_mmio<P: Machine>(
     }
     vm.guard_mmio(inner);
     let table = inner.stage2.as_mut().ok_or(Error::BadState)?;
-    if table.is_mmio(core.memory.pool(), page) {
+    // Linux names every page it maps as a device, its CPU interface among them.
+    if core.config.is_gicc(page) || table.is_mmio(core.memory.pool(), page) {
         return Ok(());
     }
     if inner.mmio_pages >= MMIO_PAGES_MAX {

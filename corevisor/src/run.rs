@@ -5,6 +5,7 @@
 //! needs for scheduling and interrupts, the answer's registers the reason; nothing else of the guest
 //! leaves.
 
+use crate::config::Config;
 use crate::core::{Core, CpuState, Machine};
 use crate::fpu::Owner;
 use crate::guest;
@@ -61,8 +62,7 @@ fn set_word(page: &FrameWords, index: usize, value: u64) {
 fn read_entry(
     page: &FrameWords,
     lrs: &mut [u64; MAX_LIST_REGISTERS],
-    list_registers: usize,
-    vtimer: u64,
+    config: &Config,
 ) -> Result<Entry, Error> {
     let flags = word(page, run::ENTRY_FLAGS);
     if flags & !(run::ENTRY_REPLY | run::ENTRY_ABORT | run::ENTRY_TRAP_WFE) != 0 {
@@ -71,10 +71,11 @@ fn read_entry(
     let lr_count = usize::try_from(word(page, run::LR_COUNT)).map_err(|_| Error::Invalid)?;
     let lrs = lrs
         .get_mut(..lr_count)
-        .filter(|_| lr_count <= list_registers);
+        .filter(|_| lr_count <= config.list_registers);
     let lrs = lrs.ok_or(Error::Invalid)?;
+    let (vtimer, sgi_source) = (config.vtimer_intid, config.sgi_source());
     for (lr, word) in lrs.iter_mut().zip(page.iter().skip(run::LIST_REGISTERS)) {
-        *lr = listreg::check(word.load(Ordering::Relaxed), vtimer)?;
+        *lr = listreg::check(word.load(Ordering::Relaxed), vtimer, sgi_source)?;
     }
     if listreg::has_duplicates(lrs) {
         return Err(Error::Invalid);
@@ -119,12 +120,7 @@ pub fn run<P: Machine, C: Cpu>(
         return Err(Error::Elsewhere);
     }
     let page = core.memory.pool().platform().words(vcpu.run_page);
-    let entry = read_entry(
-        page,
-        &mut state.lrs,
-        core.config.list_registers,
-        core.config.vtimer_intid,
-    )?;
+    let entry = read_entry(page, &mut state.lrs, &core.config)?;
     if !vcpu.on {
         let boot = slot.take_boot(vcpu).ok_or(Error::BadState)?;
         vcpu.power_on(boot);

@@ -79,7 +79,7 @@ pub fn online() -> usize {
 /// Makes CPU `index` leave its guest, or its sleep, and look what is new. No-op for this CPU.
 pub fn notify(index: usize) {
     if index != hw::cpu_index() {
-        hw::send_sgi(gic::SGI_LOOK, get(index).mpidr.load(Ordering::Relaxed));
+        gic::send_sgi(gic::SGI_LOOK, get(index).mpidr.load(Ordering::Relaxed));
     }
 }
 

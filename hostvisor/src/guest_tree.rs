@@ -2,7 +2,8 @@
 //! `virt` tree, which guests know.
 
 use crate::devices::map;
-use abi::{MAX_VCPUS, psci};
+use crate::vgic::{MAX_VCPUS_V2, Model};
+use abi::{GICC_IPA, GICC_SIZE, MAX_VCPUS, psci};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -26,6 +27,8 @@ pub struct GuestConfig<'a> {
     pub rng_seed: &'a [u8],
     /// Randomness for the guest kernel's layout.
     pub kaslr_seed: Option<u64>,
+    /// Its interrupt controller.
+    pub gic: Model,
     /// The timers' interrupts.
     pub timers: GuestTimers,
     /// The virtio-mmio slots that have a device in them.
@@ -59,6 +62,8 @@ impl GuestTimers {
 pub enum Error {
     /// Not 1 to [`MAX_VCPUS`].
     Vcpus(usize),
+    /// More than a GICv2 serves.
+    VcpusOfGicV2(usize),
     /// No RAM, or more than fits below the end of the IPA space.
     Memory(u64),
     /// The initrd is empty or not within RAM.
@@ -75,6 +80,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Vcpus(vcpus) => write!(f, "{vcpus} vCPUs: a VM has 1 to {MAX_VCPUS}"),
+            Self::VcpusOfGicV2(vcpus) => write!(
+                f,
+                "{vcpus} vCPUs: on this machine, which has a GICv2, a VM has 1 to {MAX_VCPUS_V2}"
+            ),
             Self::Memory(bytes) => {
                 write!(f, "{bytes:#x} bytes of memory do not fit the address space")
             }
@@ -134,8 +143,8 @@ pub fn build(config: &GuestConfig<'_>) -> Result<Vec<u8>, Error> {
     fdt.end_node(memory)?;
     cpus(&mut fdt, config.vcpus)?;
     psci(&mut fdt)?;
-    timer(&mut fdt, config.timers)?;
-    interrupt_controller(&mut fdt, config.vcpus)?;
+    timer(&mut fdt, config)?;
+    interrupt_controller(&mut fdt, config)?;
     primecells(&mut fdt)?;
     for &slot in config.virtio_slots {
         virtio(&mut fdt, slot)?;
@@ -147,6 +156,9 @@ pub fn build(config: &GuestConfig<'_>) -> Result<Vec<u8>, Error> {
 fn check(config: &GuestConfig<'_>) -> Result<(), Error> {
     if !(1..=MAX_VCPUS).contains(&config.vcpus) {
         return Err(Error::Vcpus(config.vcpus));
+    }
+    if config.vcpus > config.gic.max_vcpus() {
+        return Err(Error::VcpusOfGicV2(config.vcpus));
     }
     let room = (1 << map::IPA_BITS) - map::RAM_BASE;
     if !(1..=room).contains(&config.memory_bytes) {
@@ -224,41 +236,50 @@ fn psci(fdt: &mut FdtWriter) -> Result<(), Error> {
     Ok(fdt.end_node(node)?)
 }
 
-fn timer(fdt: &mut FdtWriter, timers: GuestTimers) -> Result<(), Error> {
+fn timer(fdt: &mut FdtWriter, config: &GuestConfig<'_>) -> Result<(), Error> {
     let node = fdt.begin_node("timer")?;
     fdt.property_string_list(
         "compatible",
         strings(&["arm,armv8-timer", "arm,armv7-timer"]),
     )?;
     // In the binding's order.
+    let timers = config.timers;
+    // Bits 15:8 of a GICv2's specifier: the CPUs that have this PPI.
+    let cpus = match config.gic {
+        Model::V2 => (1 << config.vcpus) - 1,
+        Model::V3 => 0,
+    };
     let cells: Vec<u32> = [SECURE_TIMER, timers.phys, timers.virt, HYPERVISOR_TIMER]
         .iter()
-        .flat_map(|intid| [PPI, intid - map::PPI_BASE, LEVEL_HIGH])
+        .flat_map(|intid| [PPI, intid - map::PPI_BASE, cpus << 8 | LEVEL_HIGH])
         .collect();
     fdt.property_array_u32("interrupts", &cells)?;
     fdt.property_null("always-on")?;
     Ok(fdt.end_node(node)?)
 }
 
-fn interrupt_controller(fdt: &mut FdtWriter, vcpus: usize) -> Result<(), Error> {
+fn interrupt_controller(fdt: &mut FdtWriter, config: &GuestConfig<'_>) -> Result<(), Error> {
     let node = fdt.begin_node(&unit("intc", map::GICD_BASE))?;
-    fdt.property_string("compatible", "arm,gic-v3")?;
     fdt.property_u32("#interrupt-cells", 3)?;
     fdt.property_null("interrupt-controller")?;
     fdt.property_u32("#address-cells", 2)?;
     fdt.property_u32("#size-cells", 2)?;
     fdt.property_null("ranges")?;
-    fdt.property_u32("#redistributor-regions", 1)?;
-    let redistributors = map::GICR_STRIDE * vcpus as u64;
-    fdt.property_array_u64(
-        "reg",
-        &[
-            map::GICD_BASE,
-            map::GICD_SIZE,
-            map::GICR_BASE,
-            redistributors,
-        ],
-    )?;
+    let (base, size) = match config.gic {
+        Model::V2 => {
+            fdt.property_string_list(
+                "compatible",
+                strings(&["arm,gic-400", "arm,cortex-a15-gic"]),
+            )?;
+            (GICC_IPA.0, GICC_SIZE)
+        }
+        Model::V3 => {
+            fdt.property_string("compatible", "arm,gic-v3")?;
+            fdt.property_u32("#redistributor-regions", 1)?;
+            (map::GICR_BASE, map::GICR_STRIDE * config.vcpus as u64)
+        }
+    };
+    fdt.property_array_u64("reg", &[map::GICD_BASE, map::GICD_SIZE, base, size])?;
     fdt.property_phandle(PHANDLE_GIC)?;
     Ok(fdt.end_node(node)?)
 }
@@ -321,6 +342,7 @@ mod tests {
         initrd: Some((0x4800_0000, 0x4812_3456)),
         rng_seed: &[7; 32],
         kaslr_seed: None,
+        gic: Model::V3,
         timers: GuestTimers::new(map::VTIMER_INTID),
         virtio_slots: &[0, 5],
     };
@@ -435,6 +457,26 @@ mod tests {
         assert!(chosen.property("rng-seed").is_none());
         assert_eq!(chosen.property("kaslr-seed").unwrap().as_usize(), Some(9));
         assert!(fdt.find_compatible(&["virtio,mmio"]).is_none());
+    }
+
+    #[test]
+    fn a_gicv2_has_cpu_interfaces_and_eight_vcpus_at_most() {
+        let config = GuestConfig {
+            gic: Model::V2,
+            ..CONFIG
+        };
+        let tree = build(&config).unwrap();
+        let fdt = Fdt::new(&tree).unwrap();
+        let gic = fdt.find_compatible(&["arm,gic-400"]).unwrap();
+        let frames: Vec<_> = gic
+            .reg()
+            .unwrap()
+            .map(|r| (r.starting_address as u64, r.size.unwrap()))
+            .collect();
+        assert_eq!(frames, [(0x800_0000, 0x1_0000), (0x801_0000, 0x2000)]);
+        assert_eq!(cells(&fdt, "/timer", "interrupts")[6..9], [1, 11, 0x704]);
+        let too_many = build(&GuestConfig { vcpus: 9, ..config });
+        assert_eq!(too_many.unwrap_err(), Error::VcpusOfGicV2(9));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The machine's interrupts, polled: after a guest's run ends with one, and after sleep.
 
-use crate::{cpu, gic, hw, service, uart};
+use crate::{cpu, gic, service, uart};
 use core::sync::atomic::{AtomicU32, Ordering};
 
 /// INTID of the hostvisor's own timer.
@@ -17,7 +17,8 @@ pub fn set_timer(intid: u32) {
 /// timer line is in the run page.
 pub fn poll(me: usize) {
     loop {
-        let intid = hw::acknowledge();
+        let interrupt = gic::acknowledge();
+        let intid = interrupt.intid();
         if intid >= gic::SPECIAL {
             return;
         }
@@ -27,6 +28,6 @@ pub fn poll(me: usize) {
         } else if Some(intid) == uart::intid() {
             service::receive();
         }
-        hw::end_of_interrupt(intid);
+        interrupt.end();
     }
 }

@@ -31,16 +31,30 @@ pub struct Uart {
     pub intid: u32,
 }
 
-/// The GICv3.
+/// The GIC.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GicRegions {
     /// Distributor.
     pub distributor: Region,
-    /// Redistributor regions, with the bytes from one redistributor to the next where they are not told
-    /// by GICR_TYPER.
-    pub redistributors: Vec<Region>,
+    /// What each CPU has of it.
+    pub interface: GicInterface,
     /// Maintenance interrupt, a PPI.
     pub maintenance: u32,
+}
+
+/// How a CPU reaches what is its own of the GIC.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum GicInterface {
+    /// GICv3: redistributor regions, with the bytes from one redistributor to the next where they are not
+    /// told by GICR_TYPER; and system registers.
+    Redistributors(Vec<Region>),
+    /// GICv2.
+    Memory {
+        /// GICC, the same addresses for every CPU.
+        gicc: Region,
+        /// A guest's deactivation of a list register with the HW bit deactivates the physical interrupt.
+        hw_deactivates: bool,
+    },
 }
 
 /// What the operator said on the machine's command line.
@@ -100,7 +114,7 @@ pub enum Missing {
     Memory,
     /// No CPUs.
     Cpus,
-    /// No GICv3.
+    /// No GICv2 and no GICv3.
     Gic,
 }
 
@@ -112,7 +126,7 @@ impl Missing {
             Self::Tree => "no valid device tree",
             Self::Memory => "the device tree names no memory",
             Self::Cpus => "the device tree names no CPUs",
-            Self::Gic => "the device tree names no GICv3",
+            Self::Gic => "the device tree names no GICv2 and no GICv3",
         }
     }
 }
@@ -178,8 +192,37 @@ impl Machine {
     }
 }
 
+/// The `compatible` strings of GICv2s that can have virtualization extensions.
+const GIC_V2: &[&str] = &["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic"];
+
+/// On boards of this family the GIC is at two addresses that differ in one bit: with the bit clear, for
+/// secure accesses, and there a list register's HW bit deactivates nothing.
+const XGENE: &str = "apm,xgene";
+const XGENE_NON_SECURE: u64 = 0x8_0000;
+
+fn gic_v2(fdt: &Fdt<'_>) -> Result<GicRegions, Missing> {
+    let node = fdt.find_compatible(GIC_V2).ok_or(Missing::Gic)?;
+    let [distributor, gicc, ..] = *regions(node) else {
+        return Err(Missing::Gic);
+    };
+    let is_xgene = fdt
+        .find_node("/")
+        .and_then(FdtNode::compatible)
+        .is_some_and(|names| names.all().any(|name| name.starts_with(XGENE)));
+    Ok(GicRegions {
+        distributor,
+        interface: GicInterface::Memory {
+            gicc,
+            hw_deactivates: !is_xgene || distributor.base & XGENE_NON_SECURE != 0,
+        },
+        maintenance: interrupt(node, 0).unwrap_or(25),
+    })
+}
+
 fn gic(fdt: &Fdt<'_>) -> Result<GicRegions, Missing> {
-    let node = fdt.find_compatible(&["arm,gic-v3"]).ok_or(Missing::Gic)?;
+    let Some(node) = fdt.find_compatible(&["arm,gic-v3"]) else {
+        return gic_v2(fdt);
+    };
     let count = number(node, "#redistributor-regions").unwrap_or(1) as usize;
     let all = regions(node);
     let (distributor, rest) = all.split_first().ok_or(Missing::Gic)?;
@@ -189,7 +232,7 @@ fn gic(fdt: &Fdt<'_>) -> Result<GicRegions, Missing> {
     }
     Ok(GicRegions {
         distributor: *distributor,
-        redistributors,
+        interface: GicInterface::Redistributors(redistributors),
         // Where the tree leaves it out: as BSA assigns it.
         maintenance: interrupt(node, 0).unwrap_or(25),
     })
@@ -382,11 +425,14 @@ mod tests {
         assert_eq!((m.timer, m.gic.maintenance), (30, 25));
         assert_eq!(m.gic.distributor.base, 0x800_0000);
         assert_eq!(
-            m.gic.redistributors,
-            [Region {
-                base: 0x80a_0000,
-                size: 0xf6_0000
-            }]
+            m.gic.interface,
+            GicInterface::Redistributors(
+                [Region {
+                    base: 0x80a_0000,
+                    size: 0xf6_0000
+                }]
+                .into()
+            )
         );
         let uart = m.uart.unwrap();
         assert_eq!((uart.registers.base, uart.intid), (0x900_0000, 33));
@@ -404,6 +450,45 @@ mod tests {
                 console: Some("web".into())
             }
         );
+    }
+
+    /// A board with a GICv2 whose distributor is at `gicd`.
+    fn gic_v2(board: &str, gicd: u64) -> GicRegions {
+        let mut w = FdtWriter::new().unwrap();
+        let root = w.begin_node("").unwrap();
+        w.property_string("compatible", board).unwrap();
+        w.property_u32("#address-cells", 2).unwrap();
+        w.property_u32("#size-cells", 2).unwrap();
+        let n = w.begin_node("gic").unwrap();
+        w.property_string("compatible", "arm,cortex-a15-gic")
+            .unwrap();
+        w.property_array_u64("reg", &[gicd, 0x1000, gicd + 0x1_0000, 0x1000])
+            .unwrap();
+        w.property_array_u32("interrupts", &[1, 9, 0xf04]).unwrap();
+        w.end_node(n).unwrap();
+        w.end_node(root).unwrap();
+        let tree = w.finish().unwrap();
+        gic(&Fdt::new(&tree).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_hw_bit_works_but_for_the_secure_alias_of_an_xgene() {
+        for (board, gicd, works) in [
+            ("linux,dummy-virt", 0x0800_0000, true),
+            ("apm,xgene-storm", 0x7809_0000, true),
+            ("apm,xgene-storm", 0x7801_0000, false),
+        ] {
+            let gic = gic_v2(board, gicd);
+            assert_eq!((gic.distributor.base, gic.maintenance), (gicd, 25));
+            let expected = GicInterface::Memory {
+                gicc: Region {
+                    base: gicd + 0x1_0000,
+                    size: 0x1000,
+                },
+                hw_deactivates: works,
+            };
+            assert_eq!(gic.interface, expected, "{board} {gicd:#x}");
+        }
     }
 
     #[test]

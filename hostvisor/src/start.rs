@@ -3,7 +3,7 @@
 use crate::console::{self, First};
 use crate::frames::FRAMES;
 use crate::hw::{self, BootInfo};
-use crate::machine::{Machine, Region, without};
+use crate::machine::{GicInterface, Machine, Region, without};
 use crate::seed::Seeds;
 use crate::vm::management::Reserved;
 use crate::vm::manager::{Manager, core_info};
@@ -161,7 +161,7 @@ fn controller(machine: &Machine) {
     }
     for (index, &mpidr) in machine.cpus.iter().take(MAX_CPUS).enumerate() {
         cpu::get(index).mpidr.store(mpidr, Ordering::Relaxed);
-        if !gic::find_redistributor(&machine.gic, index, mpidr) {
+        if !gic::find_cpu(&machine.gic, index, mpidr) {
             error!("CPU {index}: no GIC redistributor for MPIDR {mpidr:#x}");
         }
     }
@@ -179,11 +179,25 @@ fn controller(machine: &Machine) {
     interrupts::set_timer(machine.timer);
     let lists = core_info(CoreInfo::ListRegisters);
     vm::run::set_list_registers(lists as usize);
-    info!(
-        "GICv3: distributor {:#x}, {} redistributor region(s), {lists} list registers",
-        machine.gic.distributor.base,
-        machine.gic.redistributors.len()
-    );
+    let distributor = machine.gic.distributor.base;
+    match &machine.gic.interface {
+        GicInterface::Redistributors(rows) => info!(
+            "GICv3: distributor {distributor:#x}, {} redistributor region(s), {lists} list registers",
+            rows.len()
+        ),
+        GicInterface::Memory {
+            gicc,
+            hw_deactivates,
+        } => info!(
+            "GICv2: distributor {distributor:#x}, CPU interfaces {:#x}, {lists} list registers{}",
+            gicc.base,
+            if *hw_deactivates {
+                ""
+            } else {
+                ", guests' timers end by maintenance interrupt"
+            }
+        ),
+    }
 }
 
 fn init_cpu(index: usize) {

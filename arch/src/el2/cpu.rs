@@ -1,5 +1,6 @@
 //! The processor this code runs on, as the corevisor's [`Cpu`].
 
+use super::gich::Gich;
 use super::{gic, world};
 use crate::context::{El1Regs, FpRegs, GpRegs, Timer, VgicRegs};
 use crate::hal::{Cpu, TrapKind, WorldRegs};
@@ -36,20 +37,31 @@ pub(super) use {mrs, msr};
 pub struct El2Cpu {
     has_pan: bool,
     has_ras: bool,
-    /// Active-priority registers per group that the GIC implements, 1 to 4.
-    apr_count: usize,
+    interface: Interface,
     lr_count: usize,
+}
+
+/// The GIC's virtual CPU interface.
+#[derive(Debug)]
+enum Interface {
+    /// GICv3: system registers.
+    Registers {
+        /// Active-priority registers per group that are implemented, 1 to 4.
+        apr_count: usize,
+    },
+    /// GICv2: memory.
+    Memory(Gich),
 }
 
 impl El2Cpu {
     /// Takes over this CPU: vectors, trap controls and everything that does not change between
-    /// worlds.
+    /// worlds. `gich`: where GICH is, on a machine with a GICv2.
     ///
     /// # Safety
     ///
     /// Called once on each CPU, at EL2 with E2H = 0, interrupts masked, on the stack that the CPU will
-    /// go on using.
-    pub unsafe fn new() -> Self {
+    /// go on using. GICH is mapped there as device memory.
+    pub unsafe fn new(gich: Option<u64>) -> Self {
         msr!("vbar_el2", (&raw const world::el2_vectors) as u64);
         let dfr0 = mrs!("id_aa64dfr0_el1");
         let pmu = (dfr0 >> 8) & 0xf;
@@ -102,11 +114,23 @@ impl El2Cpu {
                 options(nostack, preserves_flags)
             );
         }
-        let (lr_count, apr_count) = gic::init();
+        let (interface, lr_count) = if let Some(base) = gich {
+            // ID_AA64PFR0_EL1.GIC: where the processor has system registers too, they stay off.
+            if (pfr0 >> 24) & 0xf != 0 {
+                gic::disable();
+            }
+            // SAFETY: the caller's promise.
+            let gich = unsafe { Gich::new(base) };
+            let count = gich.count();
+            (Interface::Memory(gich), count)
+        } else {
+            let (lr_count, apr_count) = gic::init();
+            (Interface::Registers { apr_count }, lr_count)
+        };
         Self {
             has_pan: (mrs!("id_aa64mmfr1_el1") >> 20) & 0xf != 0,
             has_ras: (pfr0 >> 28) & 0xf != 0,
-            apr_count,
+            interface,
             lr_count,
         }
     }
@@ -198,24 +222,35 @@ impl Cpu for El2Cpu {
 
     fn write_lr(&mut self, n: usize, value: u64) {
         if n < self.lr_count {
-            gic::write_lr(n, value);
+            match &mut self.interface {
+                Interface::Registers { .. } => gic::write_lr(n, value),
+                Interface::Memory(gich) => gich.write_lr(n, value),
+            }
         }
     }
 
-    fn read_lr(&self, n: usize) -> u64 {
-        if n < self.lr_count {
-            gic::read_lr(n)
-        } else {
-            0
+    fn read_lr(&mut self, n: usize) -> u64 {
+        if n >= self.lr_count {
+            return 0;
+        }
+        match &mut self.interface {
+            Interface::Registers { .. } => gic::read_lr(n),
+            Interface::Memory(gich) => gich.read_lr(n),
         }
     }
 
     fn load_vgic(&mut self, regs: &VgicRegs, hcr: u64) {
-        gic::load(regs, hcr, self.apr_count);
+        match &mut self.interface {
+            Interface::Registers { apr_count } => gic::load(regs, hcr, *apr_count),
+            Interface::Memory(gich) => gich.load(regs, hcr),
+        }
     }
 
     fn save_vgic(&mut self, regs: &mut VgicRegs) {
-        gic::save(regs, self.apr_count);
+        match &mut self.interface {
+            Interface::Registers { apr_count } => gic::save(regs, *apr_count),
+            Interface::Memory(gich) => gich.save(regs),
+        }
     }
 
     fn load_vtimer(&mut self, timer: Timer) {

@@ -31,6 +31,13 @@ pub(super) fn init() -> (usize, usize) {
     )
 }
 
+/// Leaves the system-register interface off for good: worlds find its registers UNDEFINED, and what
+/// turns it on traps.
+pub(super) fn disable() {
+    msr!("s3_4_c12_c9_5", 0);
+    isb();
+}
+
 fn isb() {
     // SAFETY: a context synchronisation has no other effect.
     unsafe { core::arch::asm!("isb", options(nostack, preserves_flags)) }

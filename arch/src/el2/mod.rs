@@ -3,6 +3,7 @@ pub mod cache;
 pub mod cpu;
 mod fp;
 mod gic;
+mod gich;
 pub mod memory;
 pub mod mmu;
 pub mod psci;

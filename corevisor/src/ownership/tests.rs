@@ -63,7 +63,7 @@ fn boot(setup: &Setup) -> Ownership<'_, Machine> {
 
 /// A VM's table, under watch.
 fn vm(setup: &Setup, own: &Ownership<'_, Machine>, vmid: u8) -> Stage2 {
-    let table = own.new_vm_table(vmid).unwrap();
+    let table = own.new_vm_table(vmid, None).unwrap();
     setup.machine.watch(table.regs());
     table
 }
@@ -76,6 +76,69 @@ fn destroy(setup: &Setup, own: &Ownership<'_, Machine>, vm: &mut Stage2) {
 
 fn state(own: &Ownership<'_, Machine>, pfn: u64) -> Option<State> {
     own.frames().entry(Pfn(pfn)).and_then(Entry::state)
+}
+
+const GICV: PhysAddr = PhysAddr(0x0804_F000);
+
+/// A VM on a machine with a GICv2 has its two pages of GICV from the start, as a device, and they stay
+/// where they are whatever the hostvisor and the VM ask for.
+#[test]
+fn a_vm_has_gicv_and_nothing_moves_it() {
+    let setup = small();
+    let own = boot(&setup);
+    let free = own.pool().free_count();
+    let mut table = own.new_vm_table(1, Some(GICV)).unwrap();
+    let page = |n: u64| Ipa(GICC_IPA.0 + (n << PAGE_SHIFT));
+    let whole = |table: &Stage2| {
+        [0, 1, 2].map(|n| {
+            let mapping = table.walk(own.pool(), page(n));
+            mapping.map(|m| (m.pa.0, m.attributes == Attributes::DEVICE))
+        })
+    };
+    let expected = [Some((GICV.0, true)), Some((GICV.0 + PAGE_SIZE, true)), None];
+    assert_eq!(whole(&table), expected);
+    let ram = Pfn(A + CORE_FRAMES);
+    for first in [page(0), page(1)] {
+        assert_eq!(
+            own.donate(&mut table, VM1, first, ram, 1),
+            Err(Error::Exists)
+        );
+        assert_eq!(own.lend(&mut table, VM1, first, ram, 1), Err(Error::Exists));
+        assert_eq!(
+            own.unmap_lent(&mut table, VM1, first, 1),
+            Err(Error::Denied)
+        );
+        assert_eq!(own.vm_share(&mut table, VM1, first), Err(Error::Denied));
+        assert_eq!(own.vm_unshare(&mut table, VM1, first), Err(Error::Denied));
+        assert_eq!(own.vm_mark_mmio(&mut table, first), Err(Error::Exists));
+    }
+    assert_eq!(own.reclaim(VM1, Pfn::of(GICV), 1), Err(Error::Denied));
+    assert_eq!(whole(&table), expected);
+    while own.teardown(&mut table, 2) == Err(Error::Again) {}
+    assert_eq!(own.pool().free_count(), free);
+}
+
+/// Where table frames are short, a VM that cannot have GICV has nothing.
+#[test]
+fn a_vm_without_room_for_gicv_leaves_nothing_behind() {
+    let setup = small();
+    let own = boot(&setup);
+    let mut taken = Vec::new();
+    loop {
+        let free = own.pool().free_count();
+        match own.new_vm_table(1, Some(GICV)) {
+            Ok(table) => taken.push(table),
+            Err(error) => {
+                assert_eq!((error, own.pool().free_count()), (Error::NoMemory, free));
+                break;
+            }
+        }
+        // So that every remainder is met.
+        if taken.len() % 2 == 0 {
+            taken.extend(own.new_vm_table(1, None).ok());
+        }
+    }
+    assert!(own.pool().free_count() < 3);
 }
 
 #[test]

@@ -174,6 +174,9 @@ pub fn now() -> u64 {
 }
 
 /// Nothing.
+pub fn publish() {}
+
+/// Nothing.
 pub fn send_sgi(_intid: u32, _mpidr: u64) {}
 
 /// Nothing.

@@ -1,10 +1,7 @@
 //! From a pending interrupt to the vCPU that is to take it: inputs, SGIs and the to-do words.
 
 use super::block::bits;
-use super::{BLOCKS, Cpu, FIRST_SPI, KickMask, NOBODY, Vgic};
-
-/// SGIs are INTIDs 0 to 15.
-const SGIS: u32 = 16;
+use super::{BLOCKS, Cpu, FIRST_SPI, KickMask, Model, NOBODY, SGIS, Vgic};
 
 /// ICC_SGI1R_EL1.INTID, lowest bit (IHI 0069, section 12.2.24).
 const SGI1R_INTID_SHIFT: u32 = 24;
@@ -65,8 +62,11 @@ impl Vgic {
     }
 
     /// Sends the SGI that vCPU `from` asked for by writing `icc_sgi1r` to ICC_SGI1R_EL1. SGIs of
-    /// either group are sent, as KVM does.
+    /// either group are sent, as KVM does. A GICv2 has no such register.
     pub fn send_sgi(&mut self, from: usize, icc_sgi1r: u64) -> KickMask {
+        if self.model == Model::V2 {
+            return KickMask::NONE;
+        }
         let everybody = u32::MAX >> (32 - self.cpus.len() as u32);
         let targets = if icc_sgi1r & SGI1R_IRM != 0 {
             KickMask(everybody).without(from).0

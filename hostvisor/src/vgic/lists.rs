@@ -1,7 +1,7 @@
 //! List registers: what a vCPU enters its guest with, and what comes back.
 
 use super::block::{BLOCK_INTIDS, Block, bits};
-use super::{BLOCKS, Cpu, FIRST_SPI, Fill, KickMask, Vgic};
+use super::{BLOCKS, Cpu, FIRST_SPI, Fill, KickMask, Model, SGIS, Vgic};
 use abi::run::{
     LR_ACTIVE, LR_EOI, LR_GROUP1, LR_HW, LR_PENDING, LR_PINTID_SHIFT, LR_PRIORITY_SHIFT,
     MAX_LIST_REGISTERS,
@@ -63,6 +63,8 @@ impl Vgic {
         cpu.vtimer_done = false;
         let mut slots = lrs.iter_mut().zip(&mut cpu.lists);
         let mut count = 0;
+        // Bit n: list register n has an SGI that is to name its sender.
+        let mut sgis = 0u32;
         for index in bits(cpu.summary) {
             let Some(todo) = cpu.todo.get_mut(index as usize) else {
                 break;
@@ -91,17 +93,30 @@ impl Vgic {
                     break;
                 };
                 let intid = index * BLOCK_INTIDS + bit;
-                let stays = intid < FIRST_SPI
-                    || self
-                        .routes
+                let is_v2_sgi = intid < SGIS && self.model == Model::V2;
+                let stays = if intid < FIRST_SPI {
+                    // An active SGI of a GICv2 and a pending one are of different senders.
+                    !is_v2_sgi
+                } else {
+                    self.routes
                         .get((intid - FIRST_SPI) as usize)
-                        .is_some_and(|route| usize::from(route.target) == vcpu);
-                *lr = load(block, bit, intid, wanted, stays, intid == self.vtimer);
+                        .is_some_and(|route| usize::from(route.target) == vcpu)
+                };
+                let hw = intid == self.vtimer && self.vtimer_hw;
+                *lr = load(block, bit, intid, wanted, stays, hw);
                 *list = intid as u16;
+                if is_v2_sgi {
+                    sgis |= 1 << count;
+                }
                 count += 1;
             }
         }
         cpu.filled = count;
+        for n in bits(sgis) {
+            if let Some(lr) = lrs.get_mut(n as usize) {
+                *lr = cpu.name_sender(*lr as u32, *lr);
+            }
+        }
         Fill { count, underflow }
     }
 
@@ -124,6 +139,8 @@ impl Vgic {
         };
         let filled = core::mem::take(&mut cpu.filled);
         let mut private = 0;
+        // SGIs that the guest has not taken.
+        let mut returned = 0;
         // Bit n: list register n held an SPI.
         let mut spis = 0;
         for (n, &intid) in cpu.lists.iter().enumerate().take(filled) {
@@ -133,8 +150,13 @@ impl Vgic {
             }
             let lr = lrs.get(n).copied();
             private |= 1 << intid;
-            unload(&mut cpu.private, 1 << intid, lr);
+            if unload(&mut cpu.private, 1 << intid, lr) && u32::from(intid) < SGIS {
+                returned |= 1 << intid;
+            }
             cpu.vtimer_done |= lr.is_some_and(|lr| lr & (LR_HW | LR_PENDING | LR_ACTIVE) == LR_HW);
+        }
+        if self.model == Model::V2 {
+            bits(returned).for_each(|intid| cpu.take_back_sender(intid));
         }
         let mut kick = KickMask::NONE;
         if private != 0 {
@@ -282,14 +304,16 @@ fn load(block: &mut Block, bit: u32, intid: u32, wanted: u32, stays: bool, hw: b
     lr
 }
 
-/// Takes an interrupt back from its list register, or from one that the guest never saw.
-fn unload(block: &mut Block, flag: u32, lr: Option<u64>) {
+/// Takes an interrupt back from its list register, or from one that the guest never saw. True if a latch
+/// came back with it.
+fn unload(block: &mut Block, flag: u32, lr: Option<u64>) -> bool {
     let carried = block.carried & flag;
     block.carried &= !flag;
     block.held &= !flag;
     let forced = block.forced & flag != 0;
     block.forced &= !flag;
-    if lr.is_none_or(|lr| lr & LR_PENDING != 0) {
+    let untaken = lr.is_none_or(|lr| lr & LR_PENDING != 0);
+    if untaken {
         block.latch |= carried;
     }
     if let (Some(lr), false) = (lr, forced) {
@@ -299,4 +323,5 @@ fn unload(block: &mut Block, flag: u32, lr: Option<u64>) {
             block.active &= !flag;
         }
     }
+    untaken && carried != 0
 }

@@ -1,19 +1,19 @@
-//! The distributor's and redistributors' registers (IHI 0069, chapters 12.8 to 12.11, as seen with
-//! GICD_CTLR.DS = 1 and affinity routing on).
+//! The distributor's and redistributors' registers of a GICv3 (IHI 0069, chapters 12.8 to 12.11, as seen with
+//! GICD_CTLR.DS = 1 and affinity routing on), and the banks of registers that every version has.
 //!
 //! Registers that are not here, and accesses of a size the architecture does not allow for a register,
 //! read as zero and ignore writes.
 
 use super::block::{Block, Groups, bits};
-use super::{BLOCKS, FIRST_SPI, KickMask, NOBODY, SPIS, Vgic};
+use super::{BLOCKS, FIRST_SPI, KickMask, Model, NOBODY, SPIS, Vgic};
 use crate::devices::map::{GICD_BASE, GICD_SIZE, GICR_BASE, GICR_STRIDE};
 
 /// An SGI frame follows each redistributor's control frame at this distance.
 const SGI_FRAME: u64 = 0x1_0000;
 
-const GICD_CTLR: u64 = 0x0000;
-const GICD_TYPER: u64 = 0x0004;
-const GICD_IIDR: u64 = 0x0008;
+pub(super) const GICD_CTLR: u64 = 0x0000;
+pub(super) const GICD_TYPER: u64 = 0x0004;
+pub(super) const GICD_IIDR: u64 = 0x0008;
 const GICD_IROUTER: u64 = 0x6000;
 const GICR_IIDR: u64 = 0x0004;
 const GICR_TYPER: u64 = 0x0008;
@@ -21,14 +21,14 @@ const GICR_TYPER_HIGH: u64 = 0x000c;
 const GICR_WAKER: u64 = 0x0014;
 const PIDR2: u64 = 0xffe8;
 
-const CTLR_ENABLE_GRP0: u64 = 1 << 0;
-const CTLR_ENABLE_GRP1: u64 = 1 << 1;
+pub(super) const CTLR_ENABLE_GRP0: u64 = 1 << 0;
+pub(super) const CTLR_ENABLE_GRP1: u64 = 1 << 1;
 const CTLR_ARE: u64 = 1 << 4;
 const CTLR_DS: u64 = 1 << 6;
 /// GICD_TYPER: IDbits 9 (10-bit INTIDs), ITLinesNumber. All optional features off; Aff3 unsupported.
 const TYPER: u64 = 9 << 19 | (BLOCKS as u64 - 1);
 /// Implementer Arm (0x43b, what guests expect of a GICv3), product 'C', revision 0.
-const IIDR: u64 = 0x4300_043b;
+pub(super) const IIDR: u64 = 0x4300_043b;
 /// GICv3 of Arm's numbering scheme.
 const PIDR2_GICV3: u64 = 0x3b;
 const TYPER_LAST: u64 = 1 << 4;
@@ -48,9 +48,10 @@ enum Frame {
 }
 
 /// A register that holds a field for each of some interrupts: same offsets in the distributor
-/// (SPIs only, as affinity routing is on) and in the SGI frames (private ones only).
+/// (SPIs only, as affinity routing is on) and in the SGI frames (private ones only). In a GICv2's
+/// distributor all of them.
 #[derive(Clone, Copy)]
-enum Bank {
+pub(super) enum Bank {
     Group,
     SetEnable,
     ClearEnable,
@@ -70,7 +71,7 @@ enum Bank {
 
 impl Bank {
     /// The register at `offset` of a frame, and its block. `None` for others, wrong sizes included.
-    fn decode(offset: u64, size: u64) -> Option<(Self, usize)> {
+    pub(super) fn decode(offset: u64, size: u64) -> Option<(Self, usize)> {
         let byte_access = size == 1 && matches!(offset, 0x400..0x800);
         if !(size == 4 || byte_access) || !offset.is_multiple_of(size) {
             return None;
@@ -99,10 +100,13 @@ impl Bank {
 }
 
 impl Vgic {
-    /// A guest's read of `size` bytes at `ipa`; the value in the low bits.
+    /// A read of `size` bytes at `ipa` by vCPU `vcpu`; the value in the low bits.
     #[must_use]
-    pub fn read(&self, ipa: u64, size: u64) -> u64 {
+    pub fn read(&self, vcpu: usize, ipa: u64, size: u64) -> u64 {
         match self.locate(ipa) {
+            Some((Frame::Distributor, offset)) if self.model == Model::V2 => {
+                self.read_v2(vcpu, offset, size)
+            }
             Some((Frame::Distributor, offset)) => self.read_distributor(offset, size),
             Some((Frame::Redistributor(vcpu), offset)) => {
                 self.read_redistributor(vcpu, offset, size)
@@ -117,9 +121,12 @@ impl Vgic {
         }
     }
 
-    /// A guest's write of `size` bytes at `ipa`; the value in the low bits.
-    pub fn write(&mut self, ipa: u64, size: u64, value: u64) -> KickMask {
+    /// A write of `size` bytes at `ipa` by vCPU `vcpu`; the value in the low bits.
+    pub fn write(&mut self, vcpu: usize, ipa: u64, size: u64, value: u64) -> KickMask {
         match self.locate(ipa) {
+            Some((Frame::Distributor, offset)) if self.model == Model::V2 => {
+                self.write_v2(vcpu, offset, size, value)
+            }
             Some((Frame::Distributor, offset)) => self.write_distributor(offset, size, value),
             Some((Frame::Redistributor(vcpu), GICR_WAKER)) if size == 4 => {
                 if let Some(cpu) = self.cpus.get_mut(vcpu) {
@@ -136,6 +143,9 @@ impl Vgic {
     }
 
     fn locate(&self, ipa: u64) -> Option<(Frame, u64)> {
+        if !self.model.is_at(ipa) {
+            return None;
+        }
         if let Some(offset) = ipa.checked_sub(GICR_BASE) {
             let vcpu = (offset / GICR_STRIDE) as usize;
             let offset = offset % GICR_STRIDE;
@@ -158,16 +168,7 @@ impl Vgic {
             };
         }
         match (offset, size) {
-            (GICD_CTLR, 4) => {
-                let mut ctlr = CTLR_ARE | CTLR_DS;
-                if self.groups.group0() {
-                    ctlr |= CTLR_ENABLE_GRP0;
-                }
-                if self.groups.group1() {
-                    ctlr |= CTLR_ENABLE_GRP1;
-                }
-                ctlr
-            }
+            (GICD_CTLR, 4) => CTLR_ARE | CTLR_DS | self.group_enables(),
             (GICD_TYPER, 4) => TYPER,
             (GICD_IIDR, 4) => IIDR,
             (PIDR2, 4) => PIDR2_GICV3,
@@ -220,7 +221,7 @@ impl Vgic {
         }
     }
 
-    fn write_ctlr(&mut self, value: u64) -> KickMask {
+    pub(super) fn write_ctlr(&mut self, value: u64) -> KickMask {
         let groups = Groups::new(value & CTLR_ENABLE_GRP0 != 0, value & CTLR_ENABLE_GRP1 != 0);
         if groups == self.groups {
             return KickMask::NONE;
@@ -249,7 +250,7 @@ impl Vgic {
         self.reroute(spi, register, target)
     }
 
-    fn write_bank(
+    pub(super) fn write_bank(
         &mut self,
         vcpu: usize,
         index: usize,
@@ -331,7 +332,7 @@ impl Vgic {
     }
 }
 
-fn read_bank(block: &Block, bank: Bank, size: u64) -> u64 {
+pub(super) fn read_bank(block: &Block, bank: Bank, size: u64) -> u64 {
     let word = match bank {
         Bank::Group => block.group1,
         Bank::SetEnable | Bank::ClearEnable => block.enabled,

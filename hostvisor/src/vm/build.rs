@@ -52,6 +52,7 @@ impl Build {
             initrd: layout.initrd.map(|r| (r.base.0, r.base.0 + initrd)),
             rng_seed: seed.get(8..).unwrap_or_default(),
             kaslr_seed: seed.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)),
+            gic: gic::model(),
             timers: GuestTimers::new(gic::vtimer()),
             virtio_slots: &[],
         })

@@ -5,9 +5,15 @@ use super::run::{Leave, Next, Running};
 use crate::cpu::SCHEDULER;
 use crate::devices::{Line, Target, decode};
 use crate::vgic::KickMask;
-use crate::{clock, console, interrupts, service};
+use crate::{clock, console, gic, interrupts, service};
 use abi::run::{self as page, ExitReason};
 use core::sync::atomic::Ordering;
+
+/// The device at `ipa`, of which a GICv2 has no redistributors.
+#[inline]
+fn target(ipa: u64, size: u64) -> Option<Target> {
+    decode(ipa, size).filter(|target| *target != Target::Gic || gic::model().is_at(ipa))
+}
 
 impl Running<'_> {
     /// Serves one exit.
@@ -107,11 +113,11 @@ impl Running<'_> {
     }
 
     fn mmio_write(&mut self, ipa: u64, size: u64, value: u64) {
-        let target = decode(ipa, size);
+        let target = target(ipa, size);
         self.reply(target.is_some(), 0);
         match target {
             Some(Target::Gic) => {
-                self.with_vgic(|vgic, _| vgic.write(ipa, size, value));
+                self.with_vgic(|vgic, index| vgic.write(index, ipa, size, value));
                 // What this vCPU itself is to be given may have changed.
                 self.refresh = true;
             }
@@ -134,11 +140,11 @@ impl Running<'_> {
     }
 
     fn mmio_read(&mut self, ipa: u64, size: u64) {
-        match decode(ipa, size) {
+        match target(ipa, size) {
             Some(Target::Gic) => {
                 let mut value = 0;
-                self.with_vgic(|vgic, _| {
-                    value = vgic.read(ipa, size);
+                self.with_vgic(|vgic, index| {
+                    value = vgic.read(index, ipa, size);
                     KickMask::NONE
                 });
                 self.reply(true, value);

@@ -160,7 +160,10 @@ impl Vm {
     #[must_use]
     pub fn new(id: usize, instance: u64, handle: u64, pages: Vec<RunPage>) -> Self {
         let timers = GuestTimers::new(crate::gic::vtimer());
-        let vgic = Vgic::new(pages.len(), timers.virt);
+        let mut vgic = Vgic::new(crate::gic::model(), pages.len(), timers.virt);
+        if !crate::gic::hw_deactivates() {
+            vgic = vgic.without_hw_bit();
+        }
         let vcpu = |page| Vcpu {
             state: RunState::new(),
             local: Mutex::new(Local {

@@ -168,7 +168,7 @@ impl<G: Guest> Cpu for SimCpu<G> {
         }
     }
 
-    fn read_lr(&self, n: usize) -> u64 {
+    fn read_lr(&mut self, n: usize) -> u64 {
         self.hardware.lrs.get(n).copied().unwrap_or(0)
     }
 

@@ -103,6 +103,7 @@ pub fn boot<G: Guest>(
         mpidr,
         cpus: CPUS,
         list_registers: LIST_REGISTERS,
+        gicv: None,
         vtimer_intid: VTIMER,
         id_registers: [0x11; idregs::COUNT],
         ram_frames: size.frames as u64,

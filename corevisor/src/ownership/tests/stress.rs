@@ -28,7 +28,7 @@ fn cpu(setup: &Setup, own: &Ownership<'_, Machine>, id: u16) -> u64 {
     let mut random = Random(u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut moved = 0;
     for _ in 0..ROUNDS {
-        let mut table = own.new_vm_table(id as u8).unwrap();
+        let mut table = own.new_vm_table(id as u8, None).unwrap();
         let mut mine = Vec::new();
         for _ in 0..4 {
             let (at, count) = match random.below(3) {

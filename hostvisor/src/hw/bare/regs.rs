@@ -109,10 +109,17 @@ pub fn send_sgi(intid: u32, mpidr: u64) {
         | (mpidr >> 8 & 0xff) << 16
         | (mpidr >> 16 & 0xff) << 32
         | (mpidr >> 32 & 0xff) << 48;
-    // SAFETY: a barrier: stores before the SGI are seen by its receiver.
-    unsafe { asm!("dsb ish", options(nostack)) };
+    // Stores before the SGI are seen by its receiver.
+    publish();
     write!("s3_0_c12_c11_5", value);
     isb();
+}
+
+/// Stores before it are seen by every CPU before anything behind it happens.
+#[inline]
+pub fn publish() {
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb ish", options(nostack)) };
 }
 
 /// Waits for an interrupt; returns at once if one is pending, masked or not.

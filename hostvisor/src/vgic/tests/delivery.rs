@@ -5,20 +5,20 @@ use abi::run::LR_GROUP1;
 
 fn write_bit(vgic: &mut Vgic, vcpu: usize, intid: u32, offset: u64) -> KickMask {
     let (ipa, bit) = bit_register(vcpu, intid, offset);
-    vgic.write(ipa, 4, bit)
+    vgic.write(0, ipa, 4, bit)
 }
 
 fn read_bit(vgic: &Vgic, vcpu: usize, intid: u32, offset: u64) -> bool {
     let (ipa, bit) = bit_register(vcpu, intid, offset);
-    vgic.read(ipa, 4) & bit != 0
+    vgic.read(0, ipa, 4) & bit != 0
 }
 
 fn route(vgic: &mut Vgic, intid: u32, value: u64) -> KickMask {
-    vgic.write(GICD + 0x6000 + 8 * u64::from(intid), 8, value)
+    vgic.write(0, GICD + 0x6000 + 8 * u64::from(intid), 8, value)
 }
 
 fn make_edge(vgic: &mut Vgic, intid: u32) {
-    let _ = vgic.write(GICD + 0xc00 + u64::from(intid / 16) * 4, 4, 0xaaaa_aaaa);
+    let _ = vgic.write(0, GICD + 0xc00 + u64::from(intid / 16) * 4, 4, 0xaaaa_aaaa);
 }
 
 #[test]
@@ -73,10 +73,10 @@ fn what_is_disabled_or_of_a_disabled_group_waits() {
     assert!(vgic.set_level(0, 40, true).is_empty());
     assert!(!vgic.deliverable(0) && read_bit(&vgic, 0, 40, ISPENDR));
     assert_eq!(write_bit(&mut vgic, 0, 40, ISENABLER), KickMask(1));
-    let _ = vgic.write(GICD, 4, 0b01);
+    let _ = vgic.write(0, GICD, 4, 0b01);
     assert!(!vgic.deliverable(0), "group 1 is off");
     let (ipa, _) = bit_register(0, 40, IGROUPR);
-    let _ = vgic.write(ipa, 4, 0);
+    let _ = vgic.write(0, ipa, 4, 0);
     assert!(vgic.deliverable(0), "now it is of group 0");
     let mut lrs = [0; 2];
     assert_eq!(vgic.fill(0, &mut lrs).count, 1);
@@ -176,7 +176,7 @@ fn with_more_pending_than_list_registers_the_most_urgent_go_first() {
     let mut vgic = running(1);
     let priorities = [0xc0, 0x30, 0xa0, 0x20, 0xb0, 0x50, 0x40];
     for (n, priority) in priorities.into_iter().enumerate() {
-        let _ = vgic.write(GICD + IPRIORITYR + 40 + n as u64, 1, priority);
+        let _ = vgic.write(0, GICD + IPRIORITYR + 40 + n as u64, 1, priority);
         let _ = vgic.set_level(0, 40 + n as u32, true);
     }
     let mut guest = Interface::default();
@@ -200,6 +200,7 @@ fn a_more_urgent_interrupt_preempts_even_when_active_ones_fill_the_list_register
     for n in 0..7 {
         let intid = 40 + n;
         let _ = vgic.write(
+            0,
             GICD + IPRIORITYR + u64::from(intid),
             1,
             0xe0 - 0x10 * u64::from(n),
@@ -218,7 +219,7 @@ fn a_more_urgent_interrupt_preempts_even_when_active_ones_fill_the_list_register
     }
     let _ = guest.exit(&mut vgic, 0);
     assert_eq!(
-        vgic.read(GICD + ISACTIVER + 4, 4),
+        vgic.read(0, GICD + ISACTIVER + 4, 4),
         0,
         "all were deactivated"
     );

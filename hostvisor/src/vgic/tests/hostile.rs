@@ -6,10 +6,12 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 enum Op {
     Read {
+        vcpu: usize,
         ipa: u64,
         size: u64,
     },
     Write {
+        vcpu: usize,
         ipa: u64,
         size: u64,
         value: u64,
@@ -45,6 +47,8 @@ fn ipa() -> impl Strategy<Value = u64> {
         4 => (0usize..4, 0u64..0xd00).prop_map(|(vcpu, n)| sgi_frame(vcpu) + n),
         1 => (0u64..0x10_0000).prop_map(|n| GICR + n),
         1 => Just(GICD),
+        2 => (0u64..0x80).prop_map(|n| GICD + 0x800 + n),
+        2 => (0u64..0x40).prop_map(|n| GICD + 0xf00 + n),
         1 => any::<u64>(),
     ]
     .prop_flat_map(|ipa| prop_oneof![3 => Just(ipa & !3), 1 => Just(ipa)])
@@ -63,8 +67,9 @@ fn op() -> impl Strategy<Value = Op> {
     let vcpu = || prop_oneof![8 => 0usize..3, 1 => any::<usize>()];
     let intid = || prop_oneof![6 => 0u32..300, 1 => any::<u32>()];
     prop_oneof![
-        1 => (ipa(), size()).prop_map(|(ipa, size)| Op::Read { ipa, size }),
-        8 => (ipa(), size(), value()).prop_map(|(ipa, size, value)| Op::Write { ipa, size, value }),
+        1 => (vcpu(), ipa(), size()).prop_map(|(vcpu, ipa, size)| Op::Read { vcpu, ipa, size }),
+        8 => (vcpu(), ipa(), size(), value())
+            .prop_map(|(vcpu, ipa, size, value)| Op::Write { vcpu, ipa, size, value }),
         1 => (vcpu(), value()).prop_map(|(from, value)| Op::Sgi { from, value }),
         2 => (vcpu(), intid(), any::<bool>()).prop_map(|(vcpu, intid, level)| Op::Level { vcpu, intid, level }),
         1 => (vcpu(), intid()).prop_map(|(vcpu, intid)| Op::Pulse { vcpu, intid }),
@@ -75,16 +80,20 @@ fn op() -> impl Strategy<Value = Op> {
 
 proptest! {
     #[test]
-    fn no_access_breaks_the_controller(ops in prop::collection::vec(op(), 1..200), enabled in any::<bool>()) {
-        let mut vgic = if enabled { running(3) } else { Vgic::new(3, VTIMER) };
+    fn no_access_breaks_the_controller(ops in prop::collection::vec(op(), 1..200), start in 0..3) {
+        let mut vgic = match start {
+            0 => running(3),
+            1 => Vgic::new(Model::V3, 3, VTIMER),
+            _ => Vgic::new(Model::V2, 3, VTIMER),
+        };
         for op in ops {
             let kick = match op {
-                Op::Read { ipa, size } => {
-                    let value = vgic.read(ipa, size);
+                Op::Read { vcpu, ipa, size } => {
+                    let value = vgic.read(vcpu, ipa, size);
                     prop_assert!(size >= 8 || value >> (8 * size) == 0);
                     KickMask::NONE
                 }
-                Op::Write { ipa, size, value } => vgic.write(ipa, size, value),
+                Op::Write { vcpu, ipa, size, value } => vgic.write(vcpu, ipa, size, value),
                 Op::Sgi { from, value } => vgic.send_sgi(from, value),
                 Op::Level { vcpu, intid, level } => vgic.set_level(vcpu, intid, level),
                 Op::Pulse { vcpu, intid } => vgic.pulse(vcpu, intid),
@@ -107,7 +116,7 @@ proptest! {
 #[test]
 fn any_number_of_vcpus_is_brought_into_range() {
     for vcpus in [0, 1, 16, 17, usize::MAX] {
-        let mut vgic = Vgic::new(vcpus, VTIMER);
+        let mut vgic = Vgic::new(Model::V3, vcpus, VTIMER);
         let _ = vgic.send_sgi(0, 1 << 40);
         let _ = vgic.send_sgi(usize::MAX, 0xffff);
         let _ = vgic.fill(usize::MAX, &mut [0; LRS]);

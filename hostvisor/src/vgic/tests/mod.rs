@@ -4,9 +4,10 @@ mod delivery;
 mod hostile;
 mod model;
 mod registers;
+mod v2;
 
 use super::block::bits;
-use super::{BLOCKS, Fill, KickMask, Vgic};
+use super::{BLOCKS, Fill, KickMask, Model, Vgic};
 use abi::run::{LR_ACTIVE, LR_EOI, LR_HW, LR_PENDING, LR_PINTID_SHIFT, LR_PRIORITY_SHIFT};
 
 const VTIMER: u32 = 27;
@@ -158,6 +159,12 @@ fn assert_consistent(vgic: &Vgic) {
             *held |= flag;
         }
         assert_eq!(cpu.private.held, private_held);
+        if vgic.model == Model::V2 {
+            for (n, senders) in cpu.senders.iter().enumerate() {
+                let latch = cpu.private.latch >> n & 1;
+                assert_eq!(latch, u32::from(senders.pending != 0), "SGI {n}");
+            }
+        }
         let mut spis_todo = [0; BLOCKS];
         for (spi, route) in vgic.routes.iter().enumerate() {
             let queued = vgic.spis[spi / 32].queued >> (spi % 32) & 1;
@@ -200,8 +207,8 @@ fn assert_consistent(vgic: &Vgic) {
 
 /// A controller with both groups on and every interrupt enabled at priority 0xa0.
 fn running(vcpus: usize) -> Vgic {
-    let mut vgic = Vgic::new(vcpus, VTIMER);
-    let mut set = |ipa, value| assert!(vgic.write(ipa, 4, value).is_empty());
+    let mut vgic = Vgic::new(Model::V3, vcpus, VTIMER);
+    let mut set = |ipa, value| assert!(vgic.write(0, ipa, 4, value).is_empty());
     set(GICD, 0b11);
     for vcpu in 0..vcpus {
         set(sgi_frame(vcpu) + ISENABLER, 0xffff_ffff);

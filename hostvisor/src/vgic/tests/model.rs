@@ -205,7 +205,7 @@ impl Machine {
 
     fn write_bit(&mut self, vcpu: usize, intid: u32, offset: u64) -> KickMask {
         let (ipa, bit) = bit_register(vcpu, intid, offset);
-        self.vgic.write(ipa, 4, bit)
+        self.vgic.write(0, ipa, 4, bit)
     }
 
     /// Does `op` to both, except for what guests do to their CPU interfaces. True if the ideal GIC
@@ -249,15 +249,15 @@ impl Machine {
             Op::Group { vcpu, intid } => {
                 self.ideal.find(vcpu, intid).group ^= 1;
                 let (ipa, bit) = bit_register(vcpu, intid, IGROUPR);
-                let word = self.vgic.read(ipa, 4);
-                self.vgic.write(ipa, 4, word ^ bit)
+                let word = self.vgic.read(0, ipa, 4);
+                self.vgic.write(0, ipa, 4, word ^ bit)
             }
             Op::Config { intid, edge } => {
                 self.ideal.find(0, intid).edge = edge;
                 let (ipa, shift) = (GICD + 0xc00 + u64::from(intid / 16) * 4, intid % 16 * 2 + 1);
-                let word = self.vgic.read(ipa, 4) & !(1 << shift);
+                let word = self.vgic.read(0, ipa, 4) & !(1 << shift);
                 quiet = true;
-                self.vgic.write(ipa, 4, word | u64::from(edge) << shift)
+                self.vgic.write(0, ipa, 4, word | u64::from(edge) << shift)
             }
             Op::Priority {
                 vcpu,
@@ -272,16 +272,16 @@ impl Machine {
                 quiet = true;
                 let frame = if intid < 32 { sgi_frame(vcpu) } else { GICD };
                 self.vgic
-                    .write(frame + IPRIORITYR + u64::from(intid), 1, priority.into())
+                    .write(0, frame + IPRIORITYR + u64::from(intid), 1, priority.into())
             }
             Op::Route { intid, target } => {
                 self.ideal.find(0, intid).target = target as usize;
                 self.vgic
-                    .write(GICD + 0x6000 + 8 * u64::from(intid), 8, target.into())
+                    .write(0, GICD + 0x6000 + 8 * u64::from(intid), 8, target.into())
             }
             Op::Control { groups } => {
                 self.ideal.groups = groups;
-                self.vgic.write(GICD, 4, groups)
+                self.vgic.write(0, GICD, 4, groups)
             }
             Op::Acknowledge { .. } | Op::End { .. } | Op::Exit { .. } => KickMask::NONE,
         };
@@ -363,7 +363,7 @@ proptest! {
             // All SPIs edge-triggered but INTIDs 32 to 47.
             for half in 0..2 {
                 let value = if (n, half) == (1, 0) { 0 } else { 0xaaaa_aaaa };
-                let _ = machine.vgic.write(GICD + 0xc00 + 8 * n + 4 * half, 4, value);
+                let _ = machine.vgic.write(0, GICD + 0xc00 + 8 * n + 4 * half, 4, value);
             }
         }
         machine.ideal.irqs.iter_mut().for_each(|irq| irq.edge |= irq.intid >= 48);

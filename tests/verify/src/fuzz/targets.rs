@@ -3,12 +3,13 @@
 use crate::machine::Fault;
 use crate::noninterference;
 use crate::rng::Rng;
+use abi::run::LR_SGI_SOURCE;
 use arch::esr::{self, Exception};
 use arch::pstate;
 use bundle::{Bundle, Manifest, image, layout, newc};
 use corevisor::{idregs, listreg, sysreg};
 use hostvisor::devices::{self, Devices, Target, map};
-use hostvisor::vgic::Vgic;
+use hostvisor::vgic::{Model, Vgic};
 use std::cell::RefCell;
 
 /// Calls of a hostile hostvisor, traps of hostile guests: on two machines that differ in a protected
@@ -64,8 +65,8 @@ pub fn traps(bytes: &[u8]) {
             pstate::stepped(state),
             pstate::esr_data_abort(state, value & 1 != 0),
         );
-        if let Ok(checked) = listreg::check(value, 27) {
-            assert_eq!(listreg::check(checked, 27), Ok(checked));
+        if let Ok(checked) = listreg::check(value, 27, LR_SGI_SOURCE) {
+            assert_eq!(listreg::check(checked, 27, LR_SGI_SOURCE), Ok(checked));
             assert!(checked & 1 << 61 == 0 || checked & 0xFFFF_FFFF == 27);
         }
     }
@@ -143,17 +144,22 @@ fn disjoint(a: &boot::ranges::Range, b: &boot::ranges::Range) -> bool {
 pub fn vgic(bytes: &[u8]) {
     let mut rng = Rng::Bytes(bytes);
     let vcpus = 1 + rng.below(4) as usize;
-    let mut vgic = Vgic::new(vcpus, map::VTIMER_INTID);
+    let (model, sgi_source) = if rng.one_in(2) {
+        (Model::V2, LR_SGI_SOURCE)
+    } else {
+        (Model::V3, 0)
+    };
+    let mut vgic = Vgic::new(model, vcpus, map::VTIMER_INTID);
     let mut lists = vec![([0_u64; 4], 0_usize); vcpus];
     while !rng.is_exhausted() {
         let vcpu = rng.below(vcpus as u64) as usize;
         let size = 1 << rng.below(4);
         let kicks = match rng.below(8) {
             0 => {
-                let _ = vgic.read(address(&mut rng), size);
+                let _ = vgic.read(vcpu, address(&mut rng), size);
                 continue;
             }
-            1..=3 => vgic.write(address(&mut rng), size, rng.word()),
+            1..=3 => vgic.write(vcpu, address(&mut rng), size, rng.word()),
             4 => vgic.send_sgi(vcpu, rng.word()),
             5 => vgic.set_level(vcpu, rng.below(1100) as u32, rng.one_in(2)),
             6 => {
@@ -161,7 +167,7 @@ pub fn vgic(bytes: &[u8]) {
                 let fill = vgic.fill(vcpu, lrs);
                 assert!(fill.count <= lrs.len());
                 for lr in &lrs[..fill.count] {
-                    let checked = listreg::check(*lr, u64::from(map::VTIMER_INTID));
+                    let checked = listreg::check(*lr, u64::from(map::VTIMER_INTID), sgi_source);
                     assert!(checked.is_ok(), "the core would refuse {lr:#x}");
                 }
                 assert!(!listreg::has_duplicates(&lrs[..fill.count]));
