@@ -13,6 +13,7 @@ use crate::vm::VmSpec;
 pub struct Machine {
     cpus: u32,
     cpu: String,
+    gic: u32,
     memory: String,
     vms: Vec<VmSpec>,
     console: Option<String>,
@@ -29,12 +30,13 @@ impl Default for Machine {
 }
 
 impl Machine {
-    /// 2 CPUs, 1 GB, cortex-a57, two minutes.
+    /// 2 CPUs, 1 GB, cortex-a57, GICv3, two minutes.
     #[must_use]
     pub fn new() -> Self {
         Self {
             cpus: 2,
             cpu: "cortex-a57".to_owned(),
+            gic: 3,
             memory: "1G".to_owned(),
             vms: Vec::new(),
             console: None,
@@ -56,6 +58,13 @@ impl Machine {
     #[must_use]
     pub fn cpu(mut self, cpu: &str) -> Self {
         cpu.clone_into(&mut self.cpu);
+        self
+    }
+
+    /// Version of the interrupt controller, 2 or 3.
+    #[must_use]
+    pub fn gic(mut self, version: u32) -> Self {
+        self.gic = version;
         self
     }
 
@@ -140,6 +149,8 @@ impl Machine {
             &self.memory,
             "--cpu",
             &self.cpu,
+            "--gic",
+            &self.gic.to_string(),
         ]);
         for (index, vm) in self.vms.iter().enumerate() {
             command.arg("--vm").arg(vm.write_to(dir, index));
@@ -165,10 +176,7 @@ impl Machine {
     #[track_caller]
     pub fn start_with_bundle(&self, bundle: Option<&[u8]>) -> Run {
         let dir = scratch_dir(&test_name());
-        let mut command = self.qemu(
-            &Artifact::Payload.path(),
-            "virt,virtualization=on,gic-version=3",
-        );
+        let mut command = self.qemu(&Artifact::Payload.path(), "virt,virtualization=on");
         if let Some(bundle) = bundle {
             let path = dir.join("bundle");
             std::fs::write(&path, bundle).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -186,7 +194,7 @@ impl Machine {
     #[track_caller]
     pub fn start_bare(&self, tests: &str) -> Run {
         let dir = scratch_dir(&test_name());
-        let mut command = self.qemu(&Artifact::TestGuest.path(), "virt,gic-version=3");
+        let mut command = self.qemu(&Artifact::TestGuest.path(), "virt");
         command.args(["-append", &format!("platform=bare test={tests}")]);
         Run::start(command, &dir, self.timeout)
     }
@@ -196,7 +204,7 @@ impl Machine {
     #[track_caller]
     pub fn start_hostile(&self, attacks: &str) -> Run {
         let dir = scratch_dir(&test_name());
-        let board = "virt,virtualization=on,gic-version=3";
+        let board = "virt,virtualization=on";
         let mut command = self.qemu(&Artifact::HostilePayload.path(), board);
         command.args(["-append", &format!("attack={attacks}")]);
         Run::start(command, &dir, self.timeout)
@@ -212,7 +220,7 @@ impl Machine {
         ]);
         command.args([
             "-M",
-            board,
+            &format!("{board},gic-version={}", self.gic),
             "-cpu",
             &self.cpu,
             "-smp",

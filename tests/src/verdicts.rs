@@ -3,15 +3,26 @@
 use crate::run::Run;
 
 /// Tests that need more than one CPU.
-pub const SMP_ONLY: [&str; 7] = [
+pub const SMP_ONLY: [&str; 8] = [
     "psci-cpu-on",
     "psci-cpu-off",
     "psci-cpu-off-again",
     "gic-sgi",
+    "gic-sgi-senders",
     "gic-routing",
     "wfi-ping-pong",
     "wfi-ring",
 ];
+
+/// Tests of what an interrupt controller of version `gic` does not have.
+#[must_use]
+pub const fn not_of_gic(gic: u32) -> &'static str {
+    if gic == 2 {
+        "gic-redistributors"
+    } else {
+        "gic-sgi-senders"
+    }
+}
 
 /// What one run of the test guest said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -83,3 +83,12 @@ fn all_cpus_are_online_and_the_core_keeps_less_than_one_percent() {
     run.check(cpus.lines().count() == 9, &format!("not 8 CPUs:\n{cpus}"));
     run.shutdown();
 }
+
+#[test]
+fn a_gicv2_serves_one_to_eight_cpus_of_either_kind() {
+    for (cpus, cpu) in [(1, "max"), (8, "cortex-a57")] {
+        let mut run = Machine::new().gic(2).cpus(cpus).cpu(cpu).start_empty();
+        run.expect("GICv2: GICD 0x8000000, GICH and GICV withheld");
+        run.expect(&format!("CPUs: {cpus} of {cpus} online"));
+    }
+}

@@ -9,6 +9,8 @@ use crate::cpu::MAX_CPUS;
 /// GICD and GICR as on QEMU's `virt`, until the tree says otherwise.
 static GICD: AtomicU64 = AtomicU64::new(0x0800_0000);
 static GICR: AtomicU64 = AtomicU64::new(0x080a_0000);
+/// GICC, on a machine with a GICv2; 0 on others.
+static GICC: AtomicU64 = AtomicU64::new(0);
 static RAM_BASE: AtomicU64 = AtomicU64::new(0);
 static RAM_BYTES: AtomicU64 = AtomicU64::new(0);
 static CPUS: AtomicUsize = AtomicUsize::new(1);
@@ -24,6 +26,14 @@ pub(crate) fn gicd() -> u64 {
 /// The first redistributor's base.
 pub(crate) fn gicr() -> u64 {
     GICR.load(Ordering::Relaxed)
+}
+
+/// The CPU interfaces' base, on a machine with a GICv2.
+pub(crate) fn gicc() -> Option<u64> {
+    match GICC.load(Ordering::Relaxed) {
+        0 => None,
+        base => Some(base),
+    }
 }
 
 /// RAM: base and size.
@@ -77,16 +87,18 @@ pub(crate) fn init(address: u64, loaded_at: u64) -> Result<(), &'static str> {
         .ok_or("the tree has no memory node")?;
     RAM_BASE.store(region.starting_address as u64, Ordering::Relaxed);
     RAM_BYTES.store(region.size.unwrap_or(0) as u64, Ordering::Relaxed);
-    if let Some(gic) = tree.find_compatible(&["arm,gic-v3"]) {
+    let v3 = tree.find_compatible(&["arm,gic-v3"]);
+    if let Some(gic) = v3.or_else(|| tree.find_compatible(&["arm,gic-400", "arm,cortex-a15-gic"])) {
         let mut regions = gic.reg().ok_or("the GIC's node has no reg")?;
         let gicd = regions
             .next()
             .ok_or("the GIC's node names no distributor")?;
-        let gicr = regions
+        let own = regions
             .next()
-            .ok_or("the GIC's node names no redistributors")?;
+            .ok_or("the GIC's node names no redistributors or CPU interfaces")?;
         GICD.store(gicd.starting_address as u64, Ordering::Relaxed);
-        GICR.store(gicr.starting_address as u64, Ordering::Relaxed);
+        let cpus = if v3.is_some() { &GICR } else { &GICC };
+        cpus.store(own.starting_address as u64, Ordering::Relaxed);
     }
     let mut cpus = 0;
     for cpu in tree.cpus().take(MAX_CPUS) {

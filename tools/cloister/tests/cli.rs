@@ -198,7 +198,7 @@ fn bad_usage_is_refused_in_one_line() {
         ),
         (&["run", "--cpus", "9"], "invalid value '9' for '--cpus"),
         (&["run", "--memory", "2"], "'2' is no amount of memory"),
-        (&["run", "--gic", "2"], "invalid value '2' for '--gic"),
+        (&["run", "--gic", "4"], "invalid value '4' for '--gic"),
         (&["run", "--timeout", "0"], "invalid value '0'"),
         (&["run", "--initrd", "initrd"], "--kernel"),
         (&["run"], "no VM given"),

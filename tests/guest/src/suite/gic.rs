@@ -9,7 +9,7 @@ use crate::gic::{self, PRIORITY, count};
 use crate::platform;
 use crate::runner::others;
 use crate::timer::{spin, wait_for};
-use crate::verdict::{Verdict, check, check_eq, fail};
+use crate::verdict::{Problem, Verdict, check, check_eq, fail};
 
 /// SPIs without a device behind them.
 const FREE_SPI: u32 = 60;
@@ -36,7 +36,8 @@ pub(crate) fn self_sgi() -> Verdict {
             gic::send(cpu::mpidr(), sgi);
             arrives("SGI to myself", 0, sgi, before)?;
         }
-        if round == 0 {
+        // SGIs of a GICv2 are always enabled.
+        if round == 0 && !gic::is_v2() {
             gic::disable(3);
             let before = count(0, 3);
             gic::send(cpu::mpidr(), 3);
@@ -78,6 +79,52 @@ pub(crate) fn sgi() -> Verdict {
             "broadcast SGI {sgi} was taken by its sender"
         );
     }
+    Ok(())
+}
+
+/// On a GICv2 the receiver of an SGI learns who sent it, and the same SGI from two senders is taken twice.
+pub(crate) fn sgi_senders() -> Verdict {
+    if !gic::is_v2() {
+        return Err(Problem::Skip("a GICv3 does not tell"));
+    }
+    static FROM: AtomicU32 = AtomicU32::new(0);
+    const SGI: u32 = 9;
+    let gicd = platform::gicd();
+    // GICD_SPENDSGIR and GICD_CPENDSGIR: a byte for each SGI, a bit for each sender.
+    let (set, clear) = (gicd + 0xf20 + u64::from(SGI), gicd + 0xf10 + u64::from(SGI));
+    gic::hook(
+        SGI,
+        Some(|_| {
+            FROM.fetch_or(1 << gic::last_sender(), Ordering::SeqCst);
+        }),
+    );
+    for round in 0..20 {
+        FROM.store(0, Ordering::SeqCst);
+        let before = count(0, SGI);
+        cpu::mask();
+        mmio::write8(set, 0b11);
+        let pending = mmio::read8(set);
+        if round & 1 == 1 {
+            mmio::write8(clear, 0b01);
+        }
+        let left = mmio::read8(clear);
+        cpu::unmask();
+        let expected = if round & 1 == 1 { 0b10 } else { 0b11u32 };
+        check!(
+            wait_for(1000, || FROM.load(Ordering::SeqCst) == expected),
+            "from {:#b}, not {expected:#b}",
+            FROM.load(Ordering::SeqCst)
+        );
+        spin(1);
+        check_eq!(
+            count(0, SGI) - before,
+            expected.count_ones(),
+            "SGIs taken, one for each sender"
+        );
+        check_eq!(pending, 0b11, "GICD_SPENDSGIR");
+        check_eq!(u32::from(left), expected, "GICD_CPENDSGIR");
+    }
+    gic::hook(SGI, None);
     Ok(())
 }
 
@@ -261,6 +308,9 @@ pub(crate) fn routing() -> Verdict {
 
 /// Each CPU has a redistributor with its affinity, and the last one says so.
 pub(crate) fn redistributors() -> Verdict {
+    if gic::is_v2() {
+        return Err(Problem::Skip("a GICv2 has none"));
+    }
     for index in 0..platform::cpus() {
         let typer = mmio::read64(gic::redistributor(index) + 8);
         let affinity = typer >> 32;
@@ -298,14 +348,28 @@ pub(crate) fn register_sweep() -> Verdict {
             }
         }
     };
-    sweep(platform::gicd(), 0x1_0000);
-    for index in 0..platform::cpus().min(2) {
-        sweep(gic::redistributor(index), 0x2_0000);
-    }
+    let pidr2 = if let Some(gicc) = platform::gicc() {
+        sweep(platform::gicd(), 0x1000);
+        // Not GICC_IAR, which takes an interrupt, nor its alias.
+        for (from, to) in [(0, 0xc), (0x10, 0x20), (0x24, 0x1000)] {
+            sweep(gicc + from, to - from);
+        }
+        0xfe8
+    } else {
+        sweep(platform::gicd(), 0x1_0000);
+        for index in 0..platform::cpus().min(2) {
+            sweep(gic::redistributor(index), 0x2_0000);
+        }
+        0xffe8
+    };
     crate::console::println!("gic-register-sweep: {aborts} accesses aborted");
-    let id = mmio::read32(platform::gicd() + 0xffe8) >> 4 & 0xf;
+    let id = mmio::read32(platform::gicd() + pidr2) >> 4 & 0xf;
     check!(
-        id == 3 || id == 4,
+        if gic::is_v2() {
+            id == 2
+        } else {
+            id == 3 || id == 4
+        },
         "GICD_PIDR2 names architecture version {id}"
     );
     Ok(())

@@ -96,7 +96,18 @@ pub(crate) fn unmapped() -> Verdict {
     let elsewhere: &[u64] = &[
         0,
         0x0700_0000,
-        0x0801_0000,
+        // Behind the CPU interface of a GICv2; a GICv2m; the CPU interface or the redistributors of the GIC
+        // that there is not.
+        0x0801_2000,
+        0x0802_0000,
+        if crate::gic::is_v2() {
+            0x080a_0000
+        } else {
+            0x0801_0000
+        },
+        // GICH and GICV of QEMU's board.
+        0x0803_0000,
+        0x0804_0000,
         0x0902_0000,
         0x1000_0000,
         0x3f00_0000,

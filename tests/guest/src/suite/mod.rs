@@ -98,6 +98,7 @@ pub(crate) static TESTS: &[Test] = &[
     any("rtc-alarm", wakeups::rtc_alarm),
     any("gic-self-sgi", gic::self_sgi),
     smp("gic-sgi", gic::sgi),
+    smp("gic-sgi-senders", gic::sgi_senders),
     any("gic-spi", gic::spi),
     any("gic-priority", gic::priority),
     any("gic-many-pending", gic::many_pending),

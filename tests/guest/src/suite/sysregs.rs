@@ -85,8 +85,8 @@ pub(crate) fn id_features() -> Verdict {
         "no EL0 or EL1: ID_AA64PFR0_EL1 {pfr0:#x}"
     );
     check!(
-        pfr0 >> 24 & 0xf == 1,
-        "no GICv3 system registers: ID_AA64PFR0_EL1 {pfr0:#x}"
+        (pfr0 >> 24 & 0xf == 0) == crate::gic::is_v2(),
+        "GIC system registers do not go with the GIC: ID_AA64PFR0_EL1 {pfr0:#x}"
     );
     check!(
         read_reg!("id_aa64mmfr0_el1") >> 28 & 0xf != 0xf,

@@ -37,8 +37,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "MODEL", default_value = "cortex-a57")]
     pub(crate) cpu: String,
 
-    /// Version of the machine's interrupt controller
-    #[arg(long, value_name = "VERSION", default_value = "3", value_parser = ["3"])]
+    /// Version of the machine's interrupt controller, which is the guests' too
+    #[arg(long, value_name = "VERSION", default_value = "3", value_parser = ["2", "3"])]
     pub(crate) gic: String,
 
     /// A VM described in TOML; may be repeated

@@ -1,15 +1,20 @@
-//! A small GICv3 driver: every interrupt in group 1, one counter for each CPU and INTID.
+//! A small driver of GICv2 and GICv3: one priority, one counter for each CPU and INTID. What the versions do
+//! each in its own way is in [`v2`] and [`v3`].
+
+mod v2;
+mod v3;
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::cpu::{self, MAX_CPUS, instruction, mmio, read_reg, write_reg};
+use crate::cpu::{self, MAX_CPUS, instruction, mmio};
 use crate::platform;
 use crate::timer::{PHYSICAL_INTID, Timer, VIRTUAL_INTID};
 
 /// Interrupts counted: SGIs, PPIs and the first SPIs.
 pub(crate) const INTIDS: usize = 96;
 
-// Distributor registers (IHI 0069 12.9); the first 32 interrupts' are in the SGI frame.
+// Distributor registers (IHI 0069 12.9, IHI 0048 4.3); the first 32 interrupts' are a CPU's own, with a GICv3
+// in its SGI frame.
 const CTLR: u64 = 0x0000;
 const TYPER: u64 = 0x0004;
 const IGROUPR: u64 = 0x0080;
@@ -20,10 +25,9 @@ const ICPENDR: u64 = 0x0280;
 const ISACTIVER: u64 = 0x0300;
 const IPRIORITYR: u64 = 0x0400;
 const ICFGR: u64 = 0x0c00;
-const IROUTER: u64 = 0x6000;
-const REDISTRIBUTOR_WAKER: u64 = 0x0014;
-const REDISTRIBUTOR_BYTES: u64 = 0x2_0000;
-const SGI_FRAME: u64 = 0x1_0000;
+
+/// What of an acknowledged word is the INTID.
+const INTID: u32 = 0x3ff;
 
 /// The priority every interrupt starts with.
 pub(crate) const PRIORITY: u8 = 0xa0;
@@ -54,8 +58,8 @@ pub(crate) fn hook(intid: u32, hook: Option<Hook>) {
 
 /// Register of the distributor, or of this CPU's SGI frame, that holds `intid`'s field of `bits` bits.
 fn register(base: u64, intid: u32, bits: u32) -> u64 {
-    let frame = if intid < 32 {
-        redistributor(cpu::index()) + SGI_FRAME
+    let frame = if intid < 32 && !is_v2() {
+        v3::sgi_frame(cpu::index())
     } else {
         platform::gicd()
     };
@@ -66,18 +70,27 @@ fn bit(intid: u32) -> u32 {
     1 << (intid % 32)
 }
 
-/// RD_base of the redistributor of CPU `index`: they follow each other in MPIDR order.
-pub(crate) fn redistributor(index: usize) -> u64 {
-    platform::gicr() + REDISTRIBUTOR_BYTES * index as u64
+/// The machine has a GICv2.
+pub(crate) fn is_v2() -> bool {
+    platform::gicc().is_some()
 }
 
-/// Sets the distributor up: affinity routing, group 1, everything disabled.
+pub(crate) use v3::redistributor;
+
+/// All interrupts in the group that is used: 1 on a GICv3, where they are IRQs then, 0 on a GICv2.
+fn groups() -> u32 {
+    if is_v2() { 0 } else { !0 }
+}
+
+/// Sets the distributor up: everything disabled.
 pub(crate) fn init_distributor() {
-    let gicd = platform::gicd();
-    mmio::write32(gicd + CTLR, 0x10);
-    mmio::write32(gicd + CTLR, 0x12);
+    if is_v2() {
+        v2::init_distributor();
+    } else {
+        v3::init_distributor();
+    }
     for intid in (32..spis_end()).step_by(32) {
-        mmio::write32(register(IGROUPR, intid, 1), !0);
+        mmio::write32(register(IGROUPR, intid, 1), groups());
         mmio::write32(register(ICENABLER, intid, 1), !0);
         mmio::write32(register(ICPENDR, intid, 1), !0);
     }
@@ -89,23 +102,19 @@ pub(crate) fn spis_end() -> u32 {
     (32 * (lines + 1)).min(1020)
 }
 
-/// Sets this CPU's redistributor and CPU interface up and lets interrupts in.
+/// Sets this CPU's private interrupts and CPU interface up and lets interrupts in.
 pub(crate) fn init_cpu() {
-    let rd = redistributor(cpu::index());
-    mmio::write32(
-        rd + REDISTRIBUTOR_WAKER,
-        mmio::read32(rd + REDISTRIBUTOR_WAKER) & !2,
-    );
-    mmio::write32(rd + SGI_FRAME + IGROUPR, !0);
-    mmio::write32(rd + SGI_FRAME + ICENABLER, !0);
-    mmio::write32(rd + SGI_FRAME + ICPENDR, !0);
-    write_reg!("icc_sre_el1", read_reg!("icc_sre_el1") | 1);
-    instruction!("isb");
-    write_reg!("icc_pmr_el1", 0xff);
-    write_reg!("icc_bpr1_el1", 0);
-    write_reg!("icc_ctlr_el1", 0);
-    write_reg!("icc_igrpen1_el1", 1);
-    instruction!("isb");
+    if !is_v2() {
+        v3::wake();
+    }
+    mmio::write32(register(IGROUPR, 0, 1), groups());
+    mmio::write32(register(ICENABLER, 0, 1), !0);
+    mmio::write32(register(ICPENDR, 0, 1), !0);
+    if is_v2() {
+        v2::init_cpu();
+    } else {
+        v3::init_cpu();
+    }
     for intid in (0..16).chain([VIRTUAL_INTID, PHYSICAL_INTID]) {
         set_priority(intid, PRIORITY);
         enable(intid);
@@ -123,7 +132,7 @@ pub(crate) fn enable(intid: u32) {
 pub(crate) fn disable(intid: u32) {
     mmio::write32(register(ICENABLER, intid, 1), bit(intid));
     cpu::barrier();
-    // GICD_CTLR.RWP: the disable has reached the CPU interfaces.
+    // GICD_CTLR.RWP, which a GICv2 does not have: the disable has reached the CPU interfaces.
     while mmio::read32(platform::gicd() + CTLR) & (1 << 31) != 0 {}
 }
 
@@ -174,56 +183,71 @@ pub(crate) fn set_edge(intid: u32, edge: bool) {
 
 /// Routes an SPI to the CPU with this MPIDR.
 pub(crate) fn route(intid: u32, mpidr: u64) {
-    mmio::write64(platform::gicd() + IROUTER + u64::from(intid) * 8, mpidr);
+    if is_v2() {
+        v2::route(intid, mpidr);
+    } else {
+        v3::route(intid, mpidr);
+    }
     cpu::barrier();
 }
 
 /// Where an SPI is routed to.
 pub(crate) fn routed_to(intid: u32) -> u64 {
-    mmio::read64(platform::gicd() + IROUTER + u64::from(intid) * 8)
+    if is_v2() {
+        v2::routed_to(intid)
+    } else {
+        v3::routed_to(intid)
+    }
 }
 
-/// Lowest priority that gets through to this CPU, ICC_PMR_EL1.
+/// Lowest priority that gets through to this CPU.
 pub(crate) fn set_mask(priority: u8) {
-    write_reg!("icc_pmr_el1", u64::from(priority));
+    if is_v2() {
+        v2::set_mask(priority);
+    } else {
+        v3::set_mask(priority);
+    }
     cpu::barrier();
 }
 
 /// Sends an SGI to the CPU with this MPIDR.
 pub(crate) fn send(mpidr: u64, sgi: u32) {
-    let (aff0, aff1, aff2, aff3) = (
-        mpidr & 0xff,
-        mpidr >> 8 & 0xff,
-        mpidr >> 16 & 0xff,
-        mpidr >> 32 & 0xff,
-    );
-    let value = aff3 << 48
-        | (aff0 >> 4) << 44
-        | aff2 << 32
-        | u64::from(sgi) << 24
-        | aff1 << 16
-        | 1 << (aff0 & 0xf);
     instruction!("dsb sy");
-    write_reg!("icc_sgi1r_el1", value);
-    instruction!("isb");
+    if is_v2() {
+        v2::send(mpidr, sgi);
+    } else {
+        v3::send(mpidr, sgi);
+    }
 }
 
 /// Sends an SGI to all CPUs but this one.
 pub(crate) fn send_others(sgi: u32) {
     instruction!("dsb sy");
-    write_reg!("icc_sgi1r_el1", 1 << 40 | u64::from(sgi) << 24);
-    instruction!("isb");
+    if is_v2() {
+        v2::send_others(sgi);
+    } else {
+        v3::send_others(sgi);
+    }
+}
+
+/// The sender of the SGI that this CPU took last, on a GICv2.
+pub(crate) fn last_sender() -> u32 {
+    v2::last_sender(cpu::index())
 }
 
 /// The IRQ vector.
 pub(crate) fn handle_interrupt() {
-    let intid = read_reg!("icc_iar1_el1") as u32 & 0xff_ffff;
-    instruction!("dsb sy");
+    let taken = if is_v2() {
+        v2::acknowledge()
+    } else {
+        v3::acknowledge()
+    };
+    let intid = taken & INTID;
     let index = cpu::index();
     if intid as usize >= INTIDS {
         STRAY.fetch_add(1, Ordering::SeqCst);
         if intid < 1020 {
-            write_reg!("icc_eoir1_el1", u64::from(intid));
+            end(taken);
         }
         return;
     }
@@ -239,6 +263,13 @@ pub(crate) fn handle_interrupt() {
         let hook = unsafe { core::mem::transmute::<usize, Hook>(hook) };
         hook(intid);
     }
-    write_reg!("icc_eoir1_el1", u64::from(intid));
-    instruction!("isb");
+    end(taken);
+}
+
+fn end(taken: u32) {
+    if is_v2() {
+        v2::end(taken);
+    } else {
+        v3::end(taken);
+    }
 }
