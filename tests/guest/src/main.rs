@@ -18,6 +18,8 @@ mod exception;
 #[cfg(target_os = "none")]
 mod gic;
 #[cfg(target_os = "none")]
+mod micro;
+#[cfg(target_os = "none")]
 mod platform;
 #[cfg(target_os = "none")]
 mod psci;

@@ -1,7 +1,6 @@
 //! The tests, one file for each part of the machine, and the table that names them.
 
 mod boot;
-mod cost;
 mod gic;
 mod mmio;
 mod modes;
@@ -116,7 +115,7 @@ pub(crate) static TESTS: &[Test] = &[
     smp("wfi-ping-pong", wakeups::ping_pong),
     smp("wfi-ring", wakeups::ring),
     smp("psci-cpu-off-again", psci::powering_off),
-    mode("cost", cost::measure_all),
+    mode("micro", crate::micro::run),
     mode("reset", modes::reset),
     mode("uart-flood", modes::uart_flood),
     mode("echo", modes::echo),
