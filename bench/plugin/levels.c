@@ -14,12 +14,12 @@
  *
  * Option out=FILE. For each window and context in which something ran, one line there:
  *
- *   WINDOW OPERATION ROUNDS CONTEXT INSTRUCTIONS ERETS SYSREGS TLBIS BARRIERS
+ *   WINDOW NUMBER OPERATION ROUNDS CONTEXT INSTRUCTIONS ERETS SYSREGS TLBIS BARRIERS
  *
  * CONTEXT is el3; el2 (with VHE the host's kernel is in it); host.el1, host.el0; vmN.el1, vmN.el0 for the VM with
  * VMID N. Option hot=N adds the N hottest translation blocks of each window that are no guest's:
  *
- *   HOT OPERATION ROUNDS CONTEXT PC INSTRUCTIONS-OF-THE-BLOCK EXECUTIONS
+ *   HOT NUMBER OPERATION ROUNDS CONTEXT PC INSTRUCTIONS-OF-THE-BLOCK EXECUTIONS
  *
  * Every instruction is counted where it executes, not where its block starts: an instruction that faults in the
  * middle of a block ends the count there. Needs -icount, under which QEMU runs all CPUs in one thread.
@@ -55,7 +55,7 @@ static Context contexts[MAX_CONTEXTS];
 static unsigned context_count;
 static Counts now, start, window;
 static bool in_window, running;
-static uint64_t window_id;
+static uint64_t window_id, window_number;
 static FILE *out;
 static struct qemu_plugin_register *cpsr, *hcr_el2, *vttbr_el2, *x9;
 static GByteArray *bytes;
@@ -178,8 +178,8 @@ static void print_hot(uint64_t rounds)
     memcpy(sorted, blocks, block_count * sizeof(*blocks));
     qsort(sorted, block_count, sizeof(*sorted), hotter);
     for (unsigned i = 0; i < block_count && i < hot && sorted[i].executions > sorted[i].at_start; i++) {
-        fprintf(out, "HOT %" PRIu64 " %" PRIu64 " %s %" PRIx64 " %u %" PRIu64 "\n", window_id, rounds,
-                contexts[sorted[i].context].name, sorted[i].pc, sorted[i].instructions,
+        fprintf(out, "HOT %" PRIu64 " %" PRIu64 " %" PRIu64 " %s %" PRIx64 " %u %" PRIu64 "\n", window_number, window_id,
+                rounds, contexts[sorted[i].context].name, sorted[i].pc, sorted[i].instructions,
                 sorted[i].executions - sorted[i].at_start);
     }
     g_free(sorted);
@@ -190,8 +190,11 @@ static void print_window(uint64_t rounds)
     for (unsigned c = 0; c < context_count; c++) {
         const uint64_t *n = window.count[c];
         if (n[INSTRUCTIONS]) {
-            fprintf(out, "WINDOW %" PRIu64 " %" PRIu64 " %s %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n",
-                    window_id, rounds, contexts[c].name, n[INSTRUCTIONS], n[ERETS], n[SYSREGS], n[TLBIS], n[BARRIERS]);
+            fprintf(out, "WINDOW %" PRIu64 " %" PRIu64 " %" PRIu64 " %s", window_number, window_id, rounds, contexts[c].name);
+            for (unsigned k = 0; k < KINDS; k++) {
+                fprintf(out, " %" PRIu64, n[k]);
+            }
+            fputc('\n', out);
         }
     }
     if (hot) {
@@ -218,6 +221,7 @@ static void on_mark(unsigned int cpu, void *mark)
     case MARK_END:
         if (in_window) {
             pause_window();
+            window_number++;
             print_window(read_register(x9));
         }
         in_window = false;

@@ -8,6 +8,7 @@
 
 mod assign;
 mod audit;
+mod bench;
 mod error;
 mod flatten;
 mod inspect;
@@ -63,6 +64,9 @@ enum Command {
         /// The image
         output: PathBuf,
     },
+    /// Measure, side by side with KVM on the same emulated machine
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Count lines and unsafe blocks of the workspace in the current folder
     #[command(hide = true)]
     Audit,
@@ -153,6 +157,7 @@ fn execute(command: Command) -> Result<()> {
             progress(flatten::run(&elf, &output)?);
             Ok(())
         }
+        Command::Bench(bench) => bench::run(&bench),
         Command::Audit => audit::run(),
         Command::Panics { elf, list } => panics::run(&elf, &list),
     }

@@ -1,0 +1,83 @@
+//! The operations, as `tests/guest/src/micro` names them.
+
+/// One operation.
+pub(super) struct Operation {
+    /// Its name in the guest and in files.
+    pub(super) name: &'static str,
+    /// What it is, for the report.
+    pub(super) title: &'static str,
+    /// CPUs the machine must have.
+    pub(super) cpus: u32,
+    /// Whether the guest can do it on a machine without hypervisor.
+    pub(super) native: bool,
+    /// What counts as its cost.
+    pub(super) cost: Cost,
+    /// Whether the guest's clock tells how long it took to reach the other end, not what it cost.
+    pub(super) latency: bool,
+    /// Whether the KVM host may use 2 MB pages.
+    pub(super) huge_pages: bool,
+}
+
+/// Which instructions count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cost {
+    /// All, the guest's own included.
+    GuestToGuest,
+    /// All but the guest's, which fills time with waiting.
+    Hypervisor,
+}
+
+const fn operation(name: &'static str, title: &'static str, native: bool) -> Operation {
+    Operation {
+        name,
+        title,
+        cpus: 1,
+        native,
+        cost: Cost::GuestToGuest,
+        latency: false,
+        huge_pages: false,
+    }
+}
+
+/// In the order of the report.
+pub(super) static OPERATIONS: &[Operation] = &[
+    operation("null", "nothing: loop and clock", true),
+    operation("hypercall", "hypercall, unknown number", false),
+    operation("hypercall-fp", "hypercall, FP used in between", false),
+    operation("psci-version", "PSCI_VERSION", false),
+    operation("id-register", "read of an ID register", true),
+    operation("mmio-read", "read of a device register (UART)", true),
+    operation("mmio-write", "write of a device register (UART)", true),
+    operation("gicd-read", "read of a distributor register", true),
+    operation("gicd-write", "write of a distributor register", true),
+    operation("eoi", "end of interrupt", true),
+    operation("ipi-self", "SGI to itself", true),
+    operation("timer", "virtual timer interrupt", true),
+    Operation {
+        latency: true,
+        ..operation("wfi-wake", "WFI, woken by the virtual timer", true)
+    },
+    operation("fault-4k", "first touch of a 4 KB page", true),
+    Operation {
+        huge_pages: true,
+        ..operation("fault-2m", "first touch of a 2 MB block", true)
+    },
+    operation(
+        "share-unshare",
+        "MEM_SHARE and MEM_UNSHARE of a page",
+        false,
+    ),
+    operation("switch", "switch to another vCPU of the CPU", false),
+    operation("switch-fp", "the same, both use FP", false),
+    Operation {
+        cpus: 2,
+        latency: true,
+        ..operation("ipi-running", "SGI to a vCPU that runs", true)
+    },
+    Operation {
+        cpus: 2,
+        latency: true,
+        cost: Cost::Hypervisor,
+        ..operation("ipi-blocked", "SGI to a vCPU that sleeps", true)
+    },
+];

@@ -1,0 +1,81 @@
+//! What the figures were made with.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::job::Paths;
+use super::results::Versions;
+use crate::error::{Error, Result, io_reason};
+
+/// Oldest QEMU whose processors take `cntfrq`.
+const OLDEST: u32 = 9;
+
+/// Finds all of it; what is not there is said to be missing.
+pub(super) fn find(paths: &Paths) -> Result<Versions> {
+    Ok(Versions {
+        cloister: cloister(),
+        rust: first_line(Path::new("tools/bare-cargo"), &["--which"])
+            .unwrap_or_else(|| "unknown".to_owned()),
+        qemu: qemu(&paths.qemu)?,
+        host_kernel: file(&paths.build.join("guest/6.12/version")),
+        host_qemu: file(&paths.build.join("bench/host.version")),
+    })
+}
+
+fn cloister() -> String {
+    let commit = first_line(Path::new("git"), &["describe", "--always", "--dirty"]);
+    let commit = commit.map_or_else(String::new, |c| format!(" ({c})"));
+    format!("{}{commit}", env!("CARGO_PKG_VERSION"))
+}
+
+/// QEMU's first line about itself.
+fn qemu(path: &Path) -> Result<String> {
+    let name = path.display();
+    let output = Command::new(path)
+        .arg("--version")
+        .output()
+        .map_err(|e| Error::config(format_args!("{name}: {}", io_reason(&e))))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().next().unwrap_or_default();
+    match major(line) {
+        Some(major) if major >= OLDEST => Ok(line.to_owned()),
+        Some(_) => Err(Error::config(format_args!(
+            "{name}: {line}: benchmarks need QEMU {OLDEST} or newer, whose counter can run at 1 GHz"
+        ))),
+        None => Err(Error::config(format_args!("{name}: says no QEMU version"))),
+    }
+}
+
+fn major(line: &str) -> Option<u32> {
+    let version = line.strip_prefix("QEMU emulator version ")?;
+    version.split('.').next()?.parse().ok()
+}
+
+fn first_line(program: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().next()?.trim();
+    (output.status.success() && !line.is_empty()).then(|| line.to_owned())
+}
+
+fn file(path: &Path) -> String {
+    match fs::read_to_string(path) {
+        Ok(text) => text.trim().to_owned(),
+        Err(_) => format!("missing ({})", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::major;
+
+    #[test]
+    fn the_major_version_is_read() {
+        assert_eq!(
+            major("QEMU emulator version 10.0.2 (Debian 1:10.0.2)"),
+            Some(10)
+        );
+        assert_eq!(major("something else"), None);
+    }
+}
