@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build tool payload test-guest guest guest-kernel hostile-payload hostile hostile-mutants explore noninterference fuzz run test audit fmt lint clean
+.PHONY: help deps build tool payload test-guest guest guest-kernel hostile-payload hostile hostile-mutants explore noninterference fuzz bench-micro bench-micro-update run test audit fmt lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BARE := $(TARGET)/aarch64-unknown-none-softfloat/release
@@ -91,6 +91,13 @@ fuzz: ## Fuzz what reads an adversary's bytes (FUZZ_SECONDS each, default 600; T
 audit: payload ## Lines and unsafe code of every crate, panics left in the linked payload
 	@$(TOOL) audit
 	@$(TOOL) panics build/cloister.elf boot/panics.toml
+
+bench-micro: payload test-guest guest ## Measure single operations against KVM; writes bench/REPORT.md (10 minutes)
+	@bench/fetch || echo "make: what bench/fetch could not get is left out below" >&2
+	@$(TOOL) bench micro $(ARGS)
+
+bench-micro-update: payload test-guest ## Write Cloister's figures to bench/micro.toml, with which 'make test' compares
+	@$(TOOL) bench micro --update
 
 fmt: ## Format all Rust code
 	@cargo fmt --all

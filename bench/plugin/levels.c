@@ -97,7 +97,8 @@ static void find_registers(qemu_plugin_id_t id, unsigned int cpu)
         }
     }
     g_array_free(all, true);
-    if (!cpsr || !x9 || !hcr_el2 || !vttbr_el2) {
+    /* A processor without EL2 has no HCR_EL2 and VTTBR_EL2: they read as 0 here, and nothing is a guest. */
+    if (!cpsr || !x9 || !hcr_el2 != !vttbr_el2) {
         fprintf(stderr, "levels: this QEMU does not show cpsr, x9, HCR_EL2 and VTTBR_EL2\n");
         exit(1);
     }

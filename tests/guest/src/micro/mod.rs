@@ -12,8 +12,8 @@ mod meter;
 mod switches;
 
 use crate::console::println;
-use crate::platform;
 use crate::verdict::{Verdict, fail};
+use crate::{gic, platform};
 use meter::Meter;
 
 /// One operation. Its number, by which the plugin knows it, is its place in [`OPERATIONS`].
@@ -60,6 +60,9 @@ static OPERATIONS: &[Operation] = &[
 
 /// Measures the operations that `micro=` names, or all that this machine has vCPUs for.
 pub(crate) fn run() -> Verdict {
+    if gic::is_v2() {
+        fail!("micro: made for a GICv3, whose CPU interface is system registers");
+    }
     let chosen = platform::argument("micro").unwrap_or("all");
     for name in chosen.split(',').filter(|&name| name != "all") {
         if !OPERATIONS.iter().any(|o| o.name == name) {

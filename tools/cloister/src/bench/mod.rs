@@ -43,7 +43,7 @@ pub(crate) struct MicroArgs {
     #[arg(long, value_name = "NAME")]
     operation: Vec<String>,
 
-    /// CPU model of the machine, as QEMU names it; without VHE, KVM has that mode not
+    /// CPU model of the machine, as QEMU names it; KVM's VHE mode needs one that has it
     #[arg(long, value_name = "MODEL", default_value = "neoverse-n1")]
     cpu: String,
 
@@ -97,6 +97,12 @@ fn micro(args: &MicroArgs) -> Result<()> {
                 "--operation {name}: there are {names}"
             )));
         }
+    }
+    if args.guard
+        && let Some(why) = versions::too_old(&args.qemu)?
+    {
+        progress(format_args!("bench: not run: {why}"));
+        return Ok(());
     }
     let results = measure(args)?;
     let baseline = args.folder.join("micro.toml");

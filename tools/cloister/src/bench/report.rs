@@ -77,10 +77,13 @@ fn costs(text: &mut String, results: &Results) {
     text.push_str("\n## Instructions for an operation\n\n");
     head(text, results, " KVM / Cloister |");
     for operation in OPERATIONS {
-        let mark = if operation.cost == Cost::Hypervisor {
-            " (1)"
-        } else {
-            ""
+        let mark = match operation {
+            Operation {
+                cost: Cost::Hypervisor,
+                ..
+            } => " (1)",
+            Operation { fault: true, .. } => " (2)",
+            _ => "",
         };
         let _ = write!(text, "| {}{mark} |", operation.title);
         for contender in &results.contenders {
@@ -92,7 +95,9 @@ fn costs(text: &mut String, results: &Results) {
         "\nEverything from one guest instruction to the next is counted, the guest's own part included, on all CPUs of the\n\
          machine. KVM / Cloister: the better of KVM's two modes over Cloister's protected VM; 8.0 means that KVM takes eight\n\
          times as many. – means that there is no such operation, or no figure: see below.\n\
-         (1) Without the guest's own instructions: the sender fills time with waiting.\n",
+         (1) Without the guest's own instructions: the sender fills time with waiting.\n\
+         (2) With Cloister there is no fault: all of a VM's memory is mapped when it starts, and what that costs is not in\n\
+         this table. KVM's host clears the page before the guest has it.\n",
     );
 }
 
@@ -123,6 +128,9 @@ fn ratio(results: &Results, operation: &Operation) -> String {
     };
     let kvm = [cost(Contender::KvmNvhe), cost(Contender::KvmVhe)];
     let best = kvm.into_iter().flatten().reduce(f64::min);
+    if operation.fault {
+        return "–".to_owned();
+    }
     match (best, cost(Contender::Protected)) {
         (Some(kvm), Some(own)) if own > 0.0 => format!("{:.1}", kvm / own),
         _ => "–".to_owned(),

@@ -29,22 +29,33 @@ fn cloister() -> String {
     format!("{}{commit}", env!("CARGO_PKG_VERSION"))
 }
 
-/// QEMU's first line about itself.
+/// QEMU's first line about itself, if it is new enough.
 fn qemu(path: &Path) -> Result<String> {
+    match too_old(path)? {
+        Some(why) => Err(Error::config(why)),
+        None => about(path),
+    }
+}
+
+/// Why the QEMU at `path` cannot be measured with, if it is older than that.
+pub(super) fn too_old(path: &Path) -> Result<Option<String>> {
     let name = path.display();
-    let output = Command::new(path)
-        .arg("--version")
-        .output()
-        .map_err(|e| Error::config(format_args!("{name}: {}", io_reason(&e))))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().next().unwrap_or_default();
-    match major(line) {
-        Some(major) if major >= OLDEST => Ok(line.to_owned()),
-        Some(_) => Err(Error::config(format_args!(
+    let line = about(path)?;
+    match major(&line) {
+        Some(major) if major >= OLDEST => Ok(None),
+        Some(_) => Ok(Some(format!(
             "{name}: {line}: benchmarks need QEMU {OLDEST} or newer, whose counter can run at 1 GHz"
         ))),
         None => Err(Error::config(format_args!("{name}: says no QEMU version"))),
     }
+}
+
+fn about(path: &Path) -> Result<String> {
+    let output = Command::new(path).arg("--version").output();
+    let output =
+        output.map_err(|e| Error::config(format_args!("{}: {}", path.display(), io_reason(&e))))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 fn major(line: &str) -> Option<u32> {
