@@ -31,8 +31,10 @@ pub struct GuestConfig<'a> {
     pub gic: Model,
     /// The timers' interrupts.
     pub timers: GuestTimers,
-    /// The virtio-mmio slots that have a device in them.
-    pub virtio_slots: &'a [u32],
+    /// The virtio-mmio slots that have a device in them: so many, from the first one on.
+    pub virtio_slots: u32,
+    /// Base and size of the memory that virtio devices are confined to, in a protected VM.
+    pub dma_pool: Option<(u64, u64)>,
 }
 
 /// INTIDs of a guest's timers.
@@ -68,8 +70,10 @@ pub enum Error {
     Memory(u64),
     /// The initrd is empty or not within RAM.
     Initrd(u64, u64),
-    /// No such virtio-mmio slot.
-    VirtioSlot(u32),
+    /// More virtio-mmio slots than there are.
+    VirtioSlots(u32),
+    /// The DMA pool is empty or not within RAM.
+    DmaPool(u64, u64),
     /// The name or the command line has a NUL in it.
     Nul,
     /// The tree would be too large.
@@ -90,7 +94,19 @@ impl fmt::Display for Error {
             Self::Initrd(start, end) => {
                 write!(f, "initrd at {start:#x}..{end:#x} is not within memory")
             }
-            Self::VirtioSlot(slot) => write!(f, "no virtio slot {slot}"),
+            Self::VirtioSlots(slots) => {
+                write!(
+                    f,
+                    "{slots} virtio devices: there are {} slots",
+                    map::VIRTIO_SLOTS
+                )
+            }
+            Self::DmaPool(base, size) => {
+                write!(
+                    f,
+                    "DMA pool of {size:#x} bytes at {base:#x} is not within memory"
+                )
+            }
             Self::Nul => write!(f, "NUL byte in name or command line"),
             Self::Size => write!(f, "device tree too large"),
         }
@@ -109,6 +125,7 @@ impl From<vm_fdt::Error> for Error {
 
 const PHANDLE_CLOCK: u32 = 0x8000;
 const PHANDLE_GIC: u32 = 0x8001;
+const PHANDLE_DMA_POOL: u32 = 0x8002;
 /// The fixed clock that QEMU's board drives its PrimeCells with.
 const APB_CLOCK_HZ: u32 = 24_000_000;
 
@@ -146,8 +163,11 @@ pub fn build(config: &GuestConfig<'_>) -> Result<Vec<u8>, Error> {
     timer(&mut fdt, config)?;
     interrupt_controller(&mut fdt, config)?;
     primecells(&mut fdt)?;
-    for &slot in config.virtio_slots {
-        virtio(&mut fdt, slot)?;
+    if let Some(pool) = config.dma_pool {
+        dma_pool(&mut fdt, pool)?;
+    }
+    for slot in 0..config.virtio_slots {
+        virtio(&mut fdt, slot, config.dma_pool.is_some())?;
     }
     fdt.end_node(root)?;
     Ok(fdt.finish()?)
@@ -170,14 +190,16 @@ fn check(config: &GuestConfig<'_>) -> Result<(), Error> {
             return Err(Error::Initrd(start, end));
         }
     }
-    match config
-        .virtio_slots
-        .iter()
-        .find(|&&slot| slot >= map::VIRTIO_SLOTS)
-    {
-        Some(&slot) => Err(Error::VirtioSlot(slot)),
-        None => Ok(()),
+    if let Some((base, size)) = config.dma_pool {
+        let ram = map::RAM_BASE + config.memory_bytes;
+        if base < map::RAM_BASE || size == 0 || base.checked_add(size).is_none_or(|end| end > ram) {
+            return Err(Error::DmaPool(base, size));
+        }
     }
+    if config.virtio_slots > map::VIRTIO_SLOTS {
+        return Err(Error::VirtioSlots(config.virtio_slots));
+    }
+    Ok(())
 }
 
 fn unit(name: &str, address: u64) -> String {
@@ -316,7 +338,22 @@ fn primecells(fdt: &mut FdtWriter) -> Result<(), Error> {
     Ok(fdt.end_node(rtc)?)
 }
 
-fn virtio(fdt: &mut FdtWriter, slot: u32) -> Result<(), Error> {
+/// Memory that only devices and their drivers' bounce buffers use (Linux, reserved-memory binding,
+/// restricted-dma-pool).
+fn dma_pool(fdt: &mut FdtWriter, (base, size): (u64, u64)) -> Result<(), Error> {
+    let memory = fdt.begin_node("reserved-memory")?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_null("ranges")?;
+    let pool = fdt.begin_node(&unit("dma-pool", base))?;
+    fdt.property_string("compatible", "restricted-dma-pool")?;
+    fdt.property_array_u64("reg", &[base, size])?;
+    fdt.property_phandle(PHANDLE_DMA_POOL)?;
+    fdt.end_node(pool)?;
+    Ok(fdt.end_node(memory)?)
+}
+
+fn virtio(fdt: &mut FdtWriter, slot: u32, confined: bool) -> Result<(), Error> {
     let base = map::VIRTIO_BASE + map::VIRTIO_STRIDE * u64::from(slot);
     let node = fdt.begin_node(&unit("virtio_mmio", base))?;
     fdt.property_string("compatible", "virtio,mmio")?;
@@ -326,6 +363,9 @@ fn virtio(fdt: &mut FdtWriter, slot: u32) -> Result<(), Error> {
         &[SPI, map::VIRTIO_INTID - map::SPI_BASE + slot, EDGE_RISING],
     )?;
     fdt.property_null("dma-coherent")?;
+    if confined {
+        fdt.property_u32("memory-region", PHANDLE_DMA_POOL)?;
+    }
     Ok(fdt.end_node(node)?)
 }
 
@@ -344,7 +384,8 @@ mod tests {
         kaslr_seed: None,
         gic: Model::V3,
         timers: GuestTimers::new(map::VTIMER_INTID),
-        virtio_slots: &[0, 5],
+        virtio_slots: 6,
+        dma_pool: None,
     };
 
     fn cells(fdt: &Fdt<'_>, path: &str, name: &str) -> Vec<u32> {
@@ -443,7 +484,7 @@ mod tests {
         let config = GuestConfig {
             initrd: None,
             rng_seed: &[],
-            virtio_slots: &[],
+            virtio_slots: 0,
             ..CONFIG
         };
         let tree = build(&GuestConfig {
@@ -477,6 +518,35 @@ mod tests {
         assert_eq!(cells(&fdt, "/timer", "interrupts")[6..9], [1, 11, 0x704]);
         let too_many = build(&GuestConfig { vcpus: 9, ..config });
         assert_eq!(too_many.unwrap_err(), Error::VcpusOfGicV2(9));
+    }
+
+    #[test]
+    fn devices_of_a_protected_vm_are_confined_to_their_pool() {
+        let pool = Some((0x4f00_0000, 0x100_0000));
+        let tree = build(&GuestConfig {
+            dma_pool: pool,
+            ..CONFIG
+        })
+        .unwrap();
+        let fdt = Fdt::new(&tree).unwrap();
+        let node = fdt.find_compatible(&["restricted-dma-pool"]).unwrap();
+        let region = node.reg().unwrap().next().unwrap();
+        assert_eq!(region.starting_address as u64, 0x4f00_0000);
+        assert_eq!(region.size, Some(0x100_0000));
+        let phandle = node.property("phandle").unwrap().value;
+        let device = fdt.find_node("/virtio_mmio@a000000").unwrap();
+        assert_eq!(device.property("memory-region").unwrap().value, phandle);
+        for (base, size) in [
+            (0x4f00_0000, 0x100_0001),
+            (0x3fff_f000, 0x2000),
+            (0x4f00_0000, 0),
+        ] {
+            let wrong = GuestConfig {
+                dma_pool: Some((base, size)),
+                ..CONFIG
+            };
+            assert_eq!(build(&wrong).unwrap_err(), Error::DmaPool(base, size));
+        }
     }
 
     #[test]
@@ -528,10 +598,10 @@ mod tests {
         );
         assert_eq!(
             error(GuestConfig {
-                virtio_slots: &[32],
+                virtio_slots: 33,
                 ..CONFIG
             }),
-            Error::VirtioSlot(32)
+            Error::VirtioSlots(33)
         );
     }
 }

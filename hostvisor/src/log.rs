@@ -11,8 +11,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use log::{Level, LevelFilter, Metadata, Record};
 use spin::{Mutex, Once};
 
-/// Target of lines that are shown even while a guest's console is attached: what became of a VM,
-/// how the machine ended.
+/// Target of lines that are shown even while a guest's console is attached: what became of a VM or
+/// of a device of one, how the machine ended.
 pub const VERDICT: &str = "verdict";
 /// Bytes kept.
 pub const CAPACITY: usize = 32 << 10;

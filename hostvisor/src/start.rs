@@ -7,7 +7,7 @@ use crate::machine::{GicInterface, Machine, Region, without};
 use crate::seed::Seeds;
 use crate::vm::management::Reserved;
 use crate::vm::manager::{Manager, core_info};
-use crate::{clock, cpu, gic, interrupts, log as host_log, service, uart, vm};
+use crate::{clock, cpu, gic, interrupts, log as host_log, random, service, uart, vm};
 use abi::hypercall::CoreInfo;
 use abi::{MAX_CPUS, PAGE_SIZE};
 use alloc::string::ToString;
@@ -262,6 +262,7 @@ fn read_bundle(machine: &Machine, reserved: Reserved) -> Manager {
             bundle.vms
         }
     };
+    random::seed(&machine.seed);
     let manager = Manager::new(
         entries,
         machine.options.clone(),

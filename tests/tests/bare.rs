@@ -5,12 +5,15 @@ use tests::Machine;
 use tests::verdicts::{SMP_ONLY, Verdicts, not_of_gic};
 
 /// Their answers rightly differ without a hypervisor.
-const HYPERVISOR_ONLY: [&str; 5] = [
+const HYPERVISOR_ONLY: [&str; 8] = [
     "smccc-version",
     "smccc-host-calls",
     "id-features",
     "sysreg-undef",
     "beyond-ram",
+    "virtio-entropy",
+    "virtio-hostile",
+    "virtio-private",
 ];
 
 #[test]

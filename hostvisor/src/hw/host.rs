@@ -1,5 +1,7 @@
-//! The development host's stand-in: every call to the corevisor is refused, there are no devices and
-//! no RAM. Only for building and unit tests.
+//! The development host's stand-in: every call to the corevisor is refused, there are no devices, and
+//! no RAM but what tests make. Only for building and unit tests.
+
+mod ram;
 
 mod dma;
 
@@ -8,6 +10,7 @@ use abi::{Error, HostCall};
 use core::fmt;
 
 pub use dma::{Dma, dma_acquire, dma_fence, dma_release};
+pub use ram::{TestRam, Window, pool_copy, pool_read, pool_write};
 
 /// Refused.
 pub fn hypercall(_call: HostCall, _args: [u64; 4]) -> Result<Answer, Error> {

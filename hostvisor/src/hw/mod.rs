@@ -51,3 +51,7 @@ pub struct Fault {
     /// FAR_EL1.
     pub far: u64,
 }
+
+/// Pool memory that cannot be reached: it is not pool memory, or a protected VM has not shared it (any more).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unreachable;

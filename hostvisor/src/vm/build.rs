@@ -1,16 +1,20 @@
 //! Making a VM: frames, contents, the core's objects; 2 MiB at a time.
 
 use super::loader::{self, Contents, FDT_MAX, Layout, RAM_BASE};
-use super::{End, Vm};
+use super::memory::GuestMemory;
+use super::{End, Vm, VmLine};
 use crate::frames::{BLOCK, BLOCK_FRAMES, FRAMES};
 use crate::gic;
 use crate::guest_tree::{self, GuestConfig, GuestTimers};
 use crate::hw::{self, RunPage};
+use crate::virtio::bus::Bus;
+use crate::virtio::device::Line;
 use abi::hypercall::VM_PROTECTED;
 use abi::{Error, HostCall, Ipa, PAGE_SHIFT, PAGE_SIZE};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use bundle::{Manifest, VmEntry};
 
@@ -54,7 +58,8 @@ impl Build {
             kaslr_seed: seed.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)),
             gic: gic::model(),
             timers: GuestTimers::new(gic::vtimer()),
-            virtio_slots: &[],
+            virtio_slots: Bus::slots(manifest),
+            dma_pool: dma_pool(manifest, &layout)?,
         })
         .map_err(|e| e.to_string())?;
         if tree.len() as u64 > FDT_MAX {
@@ -168,7 +173,35 @@ impl Build {
         hw::publish_code();
         hw::hypercall(HostCall::VmStart, [handle, 0, 0, 0])
             .map_err(|e| refused("to start the VM", e))?;
-        Ok(Arc::new(Vm::new(id, instance, handle, pages)))
+        let memory = Arc::new(GuestMemory::new(&self.holdings.blocks));
+        Ok(Arc::new_cyclic(|vm: &Weak<Vm>| {
+            let line = || Box::new(VmLine(vm.clone())) as Box<dyn Line>;
+            let virtio = Bus::new(&self.entry.manifest, &memory, &line);
+            Vm::new(id, instance, handle, pages, virtio)
+        }))
+    }
+}
+
+/// Where a protected VM's drivers put what its devices are to reach: memory that the guest shares once, as a whole,
+/// and copies through (Linux: restricted-dma-pool). At the end of its RAM: base and size.
+fn dma_pool(manifest: &Manifest, layout: &Layout) -> Result<Option<(u64, u64)>, String> {
+    if !manifest.protected || Bus::slots(manifest) == 0 {
+        return Ok(None);
+    }
+    let size = if manifest.disks.is_empty() && manifest.nets.is_empty() {
+        BLOCK
+    } else {
+        (manifest.memory / 16).clamp(4 << 20, 64 << 20) & !(BLOCK - 1)
+    };
+    let base = (layout.ram.end().0 - size) & !(BLOCK - 1);
+    let files = [Some(layout.kernel), Some(layout.fdt), layout.initrd];
+    match files.iter().flatten().find(|file| file.end().0 > base) {
+        None => Ok(Some((base, size))),
+        Some(_) => Err(format!(
+            "memory: {} MiB is too little for its files and {} MiB that its virtio devices reach",
+            manifest.memory >> 20,
+            size >> 20
+        )),
     }
 }
 

@@ -5,6 +5,7 @@ use super::run::{Leave, Next, Running};
 use crate::cpu::SCHEDULER;
 use crate::devices::{Line, Target, decode};
 use crate::vgic::KickMask;
+use crate::virtio::mmio::Written;
 use crate::{clock, console, gic, interrupts, service};
 use abi::run::{self as page, ExitReason};
 use core::sync::atomic::Ordering;
@@ -121,6 +122,13 @@ impl Running<'_> {
                 // What this vCPU itself is to be given may have changed.
                 self.refresh = true;
             }
+            Some(Target::Virtio { slot, offset }) => {
+                match self.vm.virtio.write(slot, offset, size, value) {
+                    Written::Done => {}
+                    Written::More => self.vm.resume_later(self.this, slot),
+                    Written::Draining => self.local.draining = Some(slot),
+                }
+            }
             Some(target) => {
                 let written = self
                     .vm
@@ -147,6 +155,10 @@ impl Running<'_> {
                     value = vgic.read(index, ipa, size);
                     KickMask::NONE
                 });
+                self.reply(true, value);
+            }
+            Some(Target::Virtio { slot, offset }) => {
+                let value = self.vm.virtio.read(slot, offset, size);
                 self.reply(true, value);
             }
             Some(target) => {

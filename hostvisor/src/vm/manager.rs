@@ -170,6 +170,11 @@ impl Manager {
             Stage::Running(vm, holdings) => {
                 // In this order: a vCPU that ends the run, or sees that it is ended, says so before it is off.
                 let quiet = vm.is_quiet();
+                if quiet && vm.is_stopping() && !vm.let_go() {
+                    // Devices of the machine are at work on its memory; the last one asks for another look.
+                    slot.stage = Stage::Running(vm, holdings);
+                    return false;
+                }
                 if quiet && vm.is_stopping() {
                     slot.ended(&vm);
                     cpu::CPUS.iter().for_each(|cpu| cpu.forget(vm.instance));

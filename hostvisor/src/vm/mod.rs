@@ -2,34 +2,45 @@
 //! are scheduled.
 //!
 //! Locks, in the order in which they may be taken: a vCPU's `local` (held by the CPU that runs it),
-//! `devices`, `vgic`; then run queues and timers. Nothing is kicked with `vgic` or `devices` held.
+//! `devices` or those of a virtio device (see [`crate::virtio`]), `vgic`; then run queues and timers. Nothing is
+//! kicked with `vgic` or `devices` held.
 
 pub mod build;
 mod exits;
 pub mod loader;
 pub mod management;
 pub mod manager;
+pub mod memory;
 pub mod run;
 mod slot;
 pub mod teardown;
 
-use crate::devices::Devices;
+use crate::devices::{Devices, map};
 use crate::guest_tree::GuestTimers;
 use crate::hw::{self, RunPage};
 use crate::sched::{Kick, RunState};
 use crate::vgic::{KickMask, Vgic};
+use crate::virtio::bus::Bus;
+use crate::virtio::device::Line;
 use crate::{clock, cpu};
 use abi::MAX_VCPUS;
 use abi::run::{ExitReason, MAX_LIST_REGISTERS};
 use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use spin::{Mutex, Once};
 
 /// Bytes of console input a VM may leave unread.
 const INPUT_BACKLOG: usize = 4096;
+
+/// Timers of a VM: its vCPUs', its clock's, and one for each virtio slot.
+const RTC_TIMER: usize = MAX_VCPUS;
+const FIRST_VIRTIO_TIMER: usize = RTC_TIMER + 1;
+const TIMERS: usize = FIRST_VIRTIO_TIMER + map::VIRTIO_SLOTS as usize;
+/// A device that has more to do than it may do at once goes on after 50 us.
+const RESUMES_A_SECOND: u64 = 20_000;
 
 /// Why a VM came to its end by itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,6 +68,8 @@ pub struct Local {
     reply: u64,
     /// The CPU in whose timer queue it is.
     timer_on: Option<usize>,
+    /// A virtio slot whose reset it waits for.
+    draining: Option<u32>,
 }
 
 /// One virtual CPU.
@@ -98,6 +111,8 @@ pub struct Vm {
     ptimer: u32,
     vgic: Mutex<Vgic>,
     devices: Mutex<Devices>,
+    /// Its virtio devices, which have locks of their own.
+    pub virtio: Bus,
     /// Set once: no vCPU enters the guest any more.
     stopping: AtomicBool,
     /// vCPUs that are not off.
@@ -134,6 +149,8 @@ pub enum Alarm {
     Vcpu(VcpuRef),
     /// The alarm of a VM's RTC.
     Rtc(Arc<Vm>),
+    /// Work that the device in a virtio slot has left.
+    Virtio(Arc<Vm>, u32),
 }
 
 impl Alarm {
@@ -142,6 +159,11 @@ impl Alarm {
         match self {
             Self::Vcpu(vcpu) => vcpu.kick(),
             Self::Rtc(vm) => vm.tick(),
+            Self::Virtio(vm, slot) => {
+                if vm.virtio.resume(*slot) {
+                    vm.resume_later(cpu::get(hw::cpu_index()), *slot);
+                }
+            }
         }
     }
 
@@ -150,7 +172,7 @@ impl Alarm {
     pub fn vm(&self) -> &Arc<Vm> {
         match self {
             Self::Vcpu(vcpu) => &vcpu.vm,
-            Self::Rtc(vm) => vm,
+            Self::Rtc(vm) | Self::Virtio(vm, _) => vm,
         }
     }
 }
@@ -158,7 +180,7 @@ impl Alarm {
 impl Vm {
     /// A VM whose vCPUs have these run pages.
     #[must_use]
-    pub fn new(id: usize, instance: u64, handle: u64, pages: Vec<RunPage>) -> Self {
+    pub fn new(id: usize, instance: u64, handle: u64, pages: Vec<RunPage>, virtio: Bus) -> Self {
         let timers = GuestTimers::new(crate::gic::vtimer());
         let mut vgic = Vgic::new(crate::gic::model(), pages.len(), timers.virt);
         if !crate::gic::hw_deactivates() {
@@ -174,6 +196,7 @@ impl Vm {
                 lines: 0,
                 reply: 0,
                 timer_on: None,
+                draining: None,
             }),
             exits: [const { AtomicU64::new(0) }; ExitReason::COUNT],
             run_ticks: AtomicU64::new(0),
@@ -187,6 +210,7 @@ impl Vm {
             ptimer: timers.phys,
             vgic: Mutex::new(vgic),
             devices: Mutex::new(Devices::new(INPUT_BACKLOG)),
+            virtio,
             stopping: AtomicBool::new(false),
             active: AtomicU32::new(0),
             end: Once::new(),
@@ -269,15 +293,32 @@ impl Vm {
         self.active.load(Ordering::SeqCst) == 0
     }
 
+    /// None of its vCPUs runs any more: lets its devices go. True once nothing touches its memory.
+    ///
+    /// That is what taking it apart has to wait for: without an SMMU, a request that is under way would write
+    /// into frames that are somebody else's by then.
+    pub fn let_go(&self) -> bool {
+        self.virtio.close();
+        self.virtio.in_flight() == 0
+    }
+
     /// Why it came to its end by itself, if it did.
     #[must_use]
     pub fn end(&self) -> Option<&End> {
         self.end.get()
     }
 
-    /// One key for each vCPU, and [`MAX_VCPUS`] for the VM itself.
+    /// One key for each vCPU, [`RTC_TIMER`] for the clock, and one for each virtio slot.
     fn timer_key(&self, index: usize) -> u64 {
-        self.instance * (MAX_VCPUS as u64 + 1) + index as u64
+        self.instance * TIMERS as u64 + index as u64
+    }
+
+    /// Lets the device in `slot` go on soon, on `this` CPU, which is the caller's: the guest gets to run in
+    /// between.
+    pub fn resume_later(self: &Arc<Self>, this: &cpu::Cpu, slot: u32) {
+        let deadline = hw::now().saturating_add(hw::frequency() / RESUMES_A_SECOND);
+        let key = self.timer_key(FIRST_VIRTIO_TIMER + slot as usize);
+        this.arm(key, deadline, Alarm::Virtio(self.clone(), slot));
     }
 
     /// The guest has set its RTC or its alarm: `this` CPU, which is the caller's, wakes it in time.
@@ -287,7 +328,7 @@ impl Vm {
         if let Some(seconds) = alarm {
             let deadline = clock::ticks_at(seconds);
             this.arm(
-                self.timer_key(MAX_VCPUS),
+                self.timer_key(RTC_TIMER),
                 deadline,
                 Alarm::Rtc(self.clone()),
             );
@@ -325,5 +366,34 @@ impl Vm {
             }
         }
         sum
+    }
+}
+
+/// The end of a device's interrupt line in its VM.
+struct VmLine(Weak<Vm>);
+
+impl Line for VmLine {
+    fn follow(&self, intid: u32, pending: &AtomicU32, again: bool) {
+        let Some(vm) = self.0.upgrade() else {
+            return;
+        };
+        let mut vgic = vm.vgic.lock();
+        let mut kicks = KickMask::NONE;
+        if again {
+            kicks |= vgic.set_level(0, intid, false);
+        }
+        kicks |= vgic.set_level(0, intid, pending.load(Ordering::SeqCst) != 0);
+        drop(vgic);
+        vm.kick_all(kicks);
+    }
+
+    fn idle(&self) {
+        let Some(vm) = self.0.upgrade() else {
+            return;
+        };
+        (0..vm.vcpus.len()).for_each(|index| vm.kick(index));
+        if vm.is_stopping() {
+            crate::service::ask();
+        }
     }
 }

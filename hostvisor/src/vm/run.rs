@@ -173,6 +173,13 @@ impl<'a> Running<'a> {
             if self.me == 0 && service::is_asked() {
                 return Leave::GiveWay;
             }
+            // Kicked when that changes.
+            if let Some(slot) = self.local.draining {
+                if !self.vm.virtio.is_idle(slot) {
+                    return Leave::Block;
+                }
+                self.local.draining = None;
+            }
             if self.refresh {
                 self.fill();
             }

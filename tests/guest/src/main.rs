@@ -33,6 +33,8 @@ mod suite;
 mod timer;
 #[cfg(target_os = "none")]
 mod verdict;
+#[cfg(target_os = "none")]
+mod virtio;
 
 #[cfg(target_os = "none")]
 core::arch::global_asm!(

@@ -3,11 +3,13 @@
 
 mod inputs;
 mod targets;
+mod virtio;
 
 use crate::rng::Rng;
 use std::time::{Duration, Instant};
 
 pub use targets::{bundle, devices, hypercalls, traps, tree, vgic};
+pub use virtio::virtio;
 
 /// A target and inputs to start from.
 pub struct Target {
@@ -20,7 +22,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target {
         name: "hypercalls",
         run: hypercalls,
@@ -49,6 +51,11 @@ pub const TARGETS: [Target; 6] = [
     Target {
         name: "devices",
         run: devices,
+        seeds: inputs::none,
+    },
+    Target {
+        name: "virtio",
+        run: virtio,
         seeds: inputs::none,
     },
 ];

@@ -3,27 +3,41 @@
 use crate::hw::Fault;
 use abi::PAGE_SIZE;
 use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
 
 /// Most separate ranges of the frame pool.
 const MAX_RANGES: usize = 32;
 
-/// RAM that no Rust object lives in: all of the frame pool, and nothing but it.
-static POOL: Mutex<([(u64, u64); MAX_RANGES], usize)> = Mutex::new(([(0, 0); MAX_RANGES], 0));
+/// RAM that no Rust object lives in: all of the frame pool, and nothing but it. Grows only, by one CPU at boot;
+/// the number of valid ranges is published last, so that looking needs no lock.
+static POOL: [[AtomicU64; 2]; MAX_RANGES] =
+    [const { [const { AtomicU64::new(0) }; 2] }; MAX_RANGES];
+static RANGES: AtomicUsize = AtomicUsize::new(0);
+/// Who adds to the pool.
+static ADDING: Mutex<()> = Mutex::new(());
 
-/// Declares `start..end` as frame pool. From now on only the functions of this file touch it.
+fn ranges() -> impl Iterator<Item = (u64, u64)> {
+    let count = RANGES.load(Ordering::Acquire);
+    POOL.iter()
+        .take(count)
+        .map(|[start, end]| (start.load(Ordering::Relaxed), end.load(Ordering::Relaxed)))
+}
+
+/// Declares `start..end` as frame pool. From now on only the functions of this folder touch it.
 /// False if the list is full.
 ///
 /// The caller is the machine's discovery, before the frame allocator exists: it leaves out the image,
 /// the heap, the device tree and the bundle.
 pub fn pool_add(start: u64, end: u64) -> bool {
-    let mut pool = POOL.lock();
-    let (ranges, count) = &mut *pool;
-    let Some(slot) = ranges.get_mut(*count) else {
+    let _adding = ADDING.lock();
+    let count = RANGES.load(Ordering::Relaxed);
+    let Some([first, last]) = POOL.get(count) else {
         return false;
     };
-    *slot = (start, end);
-    *count += 1;
+    first.store(start, Ordering::Relaxed);
+    last.store(end, Ordering::Relaxed);
+    RANGES.store(count + 1, Ordering::Release);
     true
 }
 
@@ -32,22 +46,16 @@ pub(super) fn in_pool(start: u64, bytes: u64) -> bool {
     let Some(end) = start.checked_add(bytes) else {
         return true;
     };
-    let pool = POOL.lock();
-    pool.0
-        .iter()
-        .take(pool.1)
-        .any(|&(s, e)| start < e && s < end)
+    ranges().any(|(s, e)| start < e && s < end)
 }
 
+/// True if all of the range is in the pool.
+#[inline]
 pub(super) fn wholly_in_pool(start: u64, bytes: u64) -> bool {
     let Some(end) = start.checked_add(bytes) else {
         return false;
     };
-    let pool = POOL.lock();
-    pool.0
-        .iter()
-        .take(pool.1)
-        .any(|&(s, e)| s <= start && end <= e)
+    ranges().any(|(s, e)| s <= start && end <= e)
 }
 
 /// Lets `fill` write `bytes` of pool memory at `start`, whose contents it must not rely on. False, and `fill`

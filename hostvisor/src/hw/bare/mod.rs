@@ -1,6 +1,7 @@
 //! The real hardware.
 
 mod call;
+mod copy;
 mod dma;
 mod entry;
 mod heap;
@@ -11,6 +12,7 @@ mod regs;
 mod vectors;
 
 pub use call::{hypercall, smc};
+pub use copy::{Window, pool_copy, pool_read, pool_write};
 pub use dma::{Dma, dma_acquire, dma_fence, dma_release};
 pub use entry::start_cpu;
 pub use heap::{heap_add, heap_stats};

@@ -1,6 +1,7 @@
-//! Exceptions taken by the hostvisor: a probe's fault is fixed up, all others end the machine.
+//! Exceptions taken by the hostvisor: faults of a probe and of access to guests' memory are
+//! fixed up, all others end the machine.
 
-use super::{entry, mmio::Mmio};
+use super::{copy, entry, mmio::Mmio};
 use abi::psci;
 use core::arch::{asm, global_asm};
 use core::fmt::{self, Write};
@@ -138,6 +139,11 @@ extern "C" fn handle(kind: u64, frame: &mut Frame) {
         frame.elr = hv_probe_fixup as unsafe extern "C" fn() as usize as u64;
         frame.x[0] = esr;
         frame.x[1] = far;
+        return;
+    }
+    if synchronous && copy::may_fault(frame.elr) {
+        frame.elr = copy::fixup();
+        frame.x[0] = esr;
         return;
     }
     let name = NAMES[kind as usize % 4];

@@ -9,6 +9,7 @@ mod smccc;
 mod state;
 mod sysregs;
 mod timers;
+mod virtio;
 mod wakeups;
 
 use crate::verdict::Verdict;
@@ -109,6 +110,9 @@ pub(crate) static TESTS: &[Test] = &[
     any("timer-physical", timers::physical_timer),
     any("timer-registers", timers::registers),
     any("time-monotonic", timers::monotonic),
+    hypervisor("virtio-entropy", virtio::entropy),
+    hypervisor("virtio-hostile", virtio::hostile),
+    hypervisor("virtio-private", virtio::private),
     any("state-exits", state::across_exits),
     any("state-switches", state::across_switches),
     any("wfi-self", wakeups::self_wakeups),

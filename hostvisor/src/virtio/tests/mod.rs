@@ -1,0 +1,4 @@
+//! Queues and registers against drivers that keep the rules, and drivers that do not.
+
+mod queue;
+mod registers;

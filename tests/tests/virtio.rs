@@ -1,0 +1,28 @@
+//! Virtio devices: a hostile driver is named and harms nobody; devices work in protected and in open VMs.
+
+use tests::verdicts::Verdicts;
+use tests::{Machine, VmSpec};
+
+#[test]
+fn a_hostile_driver_is_named_and_its_device_comes_back() {
+    let mut run = Machine::new()
+        .cpus(2)
+        .cpu("max")
+        .vm(VmSpec::test_guest(
+            "mallory",
+            "virtio-hostile,virtio-private,virtio-entropy",
+        ))
+        .vm(VmSpec::test_guest("alice", "virtio-entropy,wfi-self,virtio-entropy").open())
+        .start();
+    Verdicts::expect_all_pass(&mut run, &[]);
+    run.wait_success();
+    let text = run.text();
+    for what in [
+        "vm mallory: rng: queue 0: descriptor chain loops; the device waits for a reset",
+        "(more of this is not told)",
+        "vm alice: powered off",
+    ] {
+        run.check(text.contains(what), what);
+    }
+    run.check(!text.contains("vm alice: rng"), "the wrong VM is blamed");
+}

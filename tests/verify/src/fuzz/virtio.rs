@@ -1,0 +1,104 @@
+//! A hostile driver: registers, rings and memory of virtio devices, in any order.
+
+use crate::rng::Rng;
+use hostvisor::virtio::rng::Rng as Entropy;
+use hostvisor::virtio::testing::{Descriptor, TestDevice, TestGuest, TestQueue};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// VIRTIO_F_VERSION_1.
+const VERSION_1: u64 = 1 << 32;
+/// Both of VIRTIO_F_INDIRECT_DESC and VIRTIO_F_EVENT_IDX.
+const RING_FEATURES: u64 = 3 << 28;
+const STATUS: u64 = 0x70;
+
+/// Most words written to a guest's memory by a step.
+const BURST: u64 = 8;
+
+/// A guest's accesses to registers and its writes to rings, whatever they are: nothing panics, every call comes to
+/// its end, a device that a well-behaved driver takes over after a reset works, and memory that is not the
+/// guest's is never reached (the simulated memory has none).
+pub fn virtio(bytes: &[u8]) {
+    std::thread_local! {
+        // Megabytes of it: made once. Contents of an earlier input stay, as memory does.
+        static GUEST: RefCell<TestGuest> = RefCell::new(TestGuest::new());
+    }
+    GUEST.with_borrow(|guest| drive(guest, bytes));
+}
+
+fn drive(guest: &TestGuest, bytes: &[u8]) {
+    let mut rng = Rng::Bytes(bytes);
+    let device = TestDevice::new(guest, false, |link| Arc::new(Entropy::new(link)));
+    let base = 0x4000_4000;
+    let mut queue = TestQueue::at(place(base, 16));
+    let features = VERSION_1 | if rng.one_in(2) { RING_FEATURES } else { 0 };
+    if !rng.one_in(8) {
+        device.start(features, &[&queue]);
+    }
+    while !rng.is_exhausted() {
+        match rng.below(8) {
+            0 => device.set(4 * rng.below(128), rng.word() as u32),
+            1 => {
+                let (offset, size) = (rng.below(0x200), 1 << rng.below(4));
+                let value = device.transport.read(offset, size);
+                assert!(size == 8 || value >> (8 * size) == 0, "wider than asked");
+                if rng.one_in(2) {
+                    let _ = device.transport.write(offset, size, rng.word());
+                }
+            }
+            2 => {
+                for _ in 0..rng.below(BURST) {
+                    guest.write16(base + rng.below(0x400), rng.word() as u16);
+                }
+            }
+            3 | 4 => {
+                let descriptor = Descriptor {
+                    address: address(&mut rng, base),
+                    len: length(&mut rng),
+                    flags: rng.below(8) as u16,
+                    next: rng.below(18) as u16,
+                };
+                queue.describe(guest, rng.below(16) as u16, &descriptor);
+            }
+            5 => queue.offer(guest, rng.below(18) as u16),
+            6 => device.notify(rng.below(3) as u32),
+            _ => guest.share(base, !rng.one_in(4)),
+        }
+    }
+    guest.share(base, true);
+    device.set(STATUS, 0);
+    guest.write(base, &[0; 0x400]);
+    let mut queue = TestQueue::at(place(base, 16));
+    device.start(VERSION_1, &[&queue]);
+    queue.add(guest, &[(base + 0x800, 64, true)]);
+    device.notify(0);
+    assert!(!device.is_broken(), "a reset does not heal the device");
+    assert!(queue.take(guest).is_some(), "the device does not come back");
+}
+
+fn place(base: u64, size: u16) -> hostvisor::virtio::queue::Place {
+    hostvisor::virtio::queue::Place {
+        size,
+        descriptors: base,
+        available: base + 0x100,
+        used: base + 0x200,
+    }
+}
+
+fn address(rng: &mut Rng<'_>, base: u64) -> u64 {
+    match rng.below(8) {
+        0 => rng.word(),
+        1 => TestGuest::end() - rng.below(64),
+        2 => base + rng.below(0x400),
+        3 => 0x4000_0000 + (2 << 20) - rng.below(64),
+        _ => base + 0x800 + rng.below(0x800),
+    }
+}
+
+fn length(rng: &mut Rng<'_>) -> u32 {
+    match rng.below(8) {
+        0 => rng.word() as u32,
+        1 => 16 * rng.below(20) as u32,
+        _ => rng.below(300) as u32,
+    }
+}
