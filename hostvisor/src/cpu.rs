@@ -1,6 +1,6 @@
 //! The machine's CPUs: what each keeps for itself, and how they call each other.
 
-use crate::sched::{Placed, Scheduler};
+use crate::sched::{Arrival, Placed, Scheduler};
 use crate::timer::SoftTimers;
 use crate::vm::{Alarm, VcpuRef};
 use crate::{gic, hw};
@@ -84,8 +84,10 @@ pub fn notify(index: usize) {
 }
 
 /// Queues a Runnable vCPU that last ran on `home`.
-pub fn enqueue(vcpu: VcpuRef, home: usize) {
-    match SCHEDULER.enqueue(vcpu, home) {
+pub fn enqueue(vcpu: VcpuRef, home: usize, arrival: Arrival) {
+    let now = hw::now();
+    let claim = vcpu.claim(now);
+    match SCHEDULER.enqueue(vcpu, claim, home, arrival, now) {
         Placed::Quiet => {}
         Placed::Notify(target) => notify(target),
         Placed::NotifyBoth(target, idle) => {

@@ -5,6 +5,7 @@ use crate::frames::FRAMES;
 use crate::hw::{self, BootInfo};
 use crate::machine::{GicInterface, Machine, Region, without};
 use crate::seed::Seeds;
+use crate::vm::VcpuRef;
 use crate::vm::management::Reserved;
 use crate::vm::manager::{Manager, core_info};
 use crate::{clock, cpu, gic, interrupts, log as host_log, random, service, uart, vm};
@@ -203,12 +204,13 @@ fn controller(machine: &Machine) {
 fn init_cpu(index: usize) {
     hw::timer_init();
     gic::init_cpu(index, PPIS.load(Ordering::Relaxed));
-    let this = cpu::get(index);
-    this.online.store(true, Ordering::Release);
+    cpu::SCHEDULER.add_cpu(index);
+    cpu::get(index).online.store(true, Ordering::Release);
 }
 
 /// Starts the other CPUs by PSCI, one after the other.
 fn start_cpus(machine: &Machine) {
+    cpu::SCHEDULER.set_millisecond(hw::frequency() / 1000);
     init_cpu(0);
     // The boot CPU is this one, wherever the tree lists it.
     let own = hw::mpidr();
@@ -297,23 +299,27 @@ fn cpu_loop(me: usize) -> ! {
         if me == 0 {
             service::turn();
         }
-        match cpu::SCHEDULER.pick(me) {
-            Some(task) => vm::run::run(me, task),
-            None => sleep(me),
+        let task = cpu::SCHEDULER.pick(me, hw::now()).or_else(|| sleep(me));
+        if let Some(task) = task {
+            vm::run::run(me, task);
         }
     }
 }
 
-/// Sleeps until there is an interrupt, unless there is work.
-fn sleep(me: usize) {
-    if me == 0 && service::has_work() || !cpu::SCHEDULER.enter_idle(me) {
-        return;
+/// Sleeps until there is an interrupt, unless there is work: a vCPU, if it answers one.
+fn sleep(me: usize) -> Option<VcpuRef> {
+    if me == 0 && service::has_work() {
+        return None;
+    }
+    let start = hw::now();
+    if let Some(task) = cpu::SCHEDULER.enter_idle(me, start) {
+        return Some(task);
     }
     let this = cpu::get(me);
-    let start = hw::now();
     this.asleep_since.store(start, Ordering::Relaxed);
     hw::wait_for_interrupt();
     cpu::SCHEDULER.leave_idle(me);
     this.asleep_since.store(0, Ordering::Relaxed);
     cpu::count(&this.idle_ticks, hw::now().wrapping_sub(start));
+    None
 }

@@ -21,6 +21,7 @@ pub struct Machine {
     timeout: Duration,
     tool_timeout: Option<u64>,
     qemu_args: Vec<String>,
+    icount: bool,
 }
 
 impl Default for Machine {
@@ -44,6 +45,7 @@ impl Machine {
             timeout: Duration::from_secs(120),
             tool_timeout: None,
             qemu_args: Vec::new(),
+            icount: false,
         }
     }
 
@@ -110,6 +112,13 @@ impl Machine {
         self
     }
 
+    /// Time passes by instructions executed: a run repeats, however busy the development host is.
+    #[must_use]
+    pub fn icount(mut self) -> Self {
+        self.icount = true;
+        self
+    }
+
     /// One more argument for QEMU.
     #[must_use]
     pub fn qemu_arg(mut self, arg: &str) -> Self {
@@ -165,6 +174,9 @@ impl Machine {
         });
         let limit = self.tool_timeout.unwrap_or(self.timeout.as_secs() + 10);
         command.args(["--timeout", &limit.to_string()]);
+        if self.icount {
+            command.arg("--icount");
+        }
         for arg in &self.qemu_args {
             command.arg(format!("--qemu-arg={arg}"));
         }

@@ -18,6 +18,7 @@ pub struct VmSpec {
     protected: bool,
     autostart: bool,
     on_reboot: &'static str,
+    more: String,
 }
 
 impl VmSpec {
@@ -33,6 +34,7 @@ impl VmSpec {
             protected: true,
             autostart: true,
             on_reboot: "restart",
+            more: String::new(),
         }
     }
 
@@ -106,6 +108,20 @@ impl VmSpec {
         self
     }
 
+    /// Its share of the CPUs.
+    #[must_use]
+    pub fn weight(mut self, weight: u32) -> Self {
+        let _ = writeln!(self.more, "weight = {weight}");
+        self
+    }
+
+    /// The CPUs it may run on.
+    #[must_use]
+    pub fn affinity(mut self, cpus: &[u32]) -> Self {
+        let _ = writeln!(self.more, "affinity = {cpus:?}");
+        self
+    }
+
     /// The TOML text.
     #[must_use]
     pub fn toml(&self) -> String {
@@ -126,6 +142,7 @@ impl VmSpec {
             "protected = {}\nautostart = {}\non-reboot = \"{}\"\n",
             self.protected, self.autostart, self.on_reboot
         );
+        text.push_str(&self.more);
         text
     }
 

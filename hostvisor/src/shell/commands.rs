@@ -3,8 +3,10 @@
 use super::Terminal;
 use super::manage::{Manage, ManageError, VmSummary};
 use super::parse::{Action, Command, Typed, parse};
+use super::top;
 use crate::console::Output;
 use crate::log;
+use crate::sched::fair::DEFAULT_WEIGHT;
 use abi::hypercall::VcpuStat;
 use abi::run::ExitReason;
 use alloc::string::{String, ToString};
@@ -13,12 +15,14 @@ use core::time::Duration;
 
 const HELP: &str = "\
 vm list             all VMs: state, vCPUs, memory, kind, time since start
-vm stat NAME        exits by reason, memory, run time of a VM
+vm top              CPU time and exits of running VMs since the last vm top
+vm stat NAME        exits by reason, memory, weight, run time of a VM
 vm console NAME     attaches a VM's console; Ctrl-] comes back here
 vm start NAME       starts a stopped VM
 vm stop NAME        powers a VM off and frees its memory
 vm restart NAME     powers a VM off and starts it again
 vm destroy NAME     ends a VM at once, whatever it is doing
+vm weight NAME N    changes a VM's share of the CPUs: 1 to 1000, 100 is usual
 log                 the host's log
 mem                 where the machine's memory is
 cpu                 what the machine's CPUs do
@@ -55,7 +59,7 @@ const CORE_TRAPS: [&str; VcpuStat::COUNT] = [
 ];
 
 /// Lets `write!` print on a terminal.
-struct Printer<'a>(&'a mut dyn Terminal);
+pub(super) struct Printer<'a>(&'a mut dyn Terminal);
 
 impl fmt::Write for Printer<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -79,7 +83,9 @@ fn run(command: Command<'_>, manage: &mut dyn Manage, out: &mut Printer<'_>) -> 
     match command {
         Command::Help => out.write_str(HELP),
         Command::List => list(manage, out),
-        Command::Vm(action, name) => vm(action, name, manage, out),
+        Command::Top => top::show(&manage.usage(), manage.frequency(), out),
+        Command::Vm(action, name) => vm(action, name, None, manage, out),
+        Command::Weight(name, weight) => vm(Action::Weight, name, Some(weight), manage, out),
         Command::Log => show_log(out),
         Command::Memory => memory(manage, out),
         Command::Cpus => cpus(manage, out),
@@ -94,7 +100,13 @@ fn run(command: Command<'_>, manage: &mut dyn Manage, out: &mut Printer<'_>) -> 
     }
 }
 
-fn vm(action: Action, name: &str, manage: &mut dyn Manage, out: &mut Printer<'_>) -> fmt::Result {
+fn vm(
+    action: Action,
+    name: &str,
+    weight: Option<u32>,
+    manage: &mut dyn Manage,
+    out: &mut Printer<'_>,
+) -> fmt::Result {
     let vms = manage.list();
     let Some((index, summary)) = vms.iter().enumerate().find(|(_, vm)| vm.name == name) else {
         let error = ManageError::NoSuchVm(Typed(name).to_string());
@@ -110,6 +122,7 @@ fn vm(action: Action, name: &str, manage: &mut dyn Manage, out: &mut Printer<'_>
         Action::Start => manage.start(name),
         Action::Restart => manage.restart(name),
         Action::Destroy => manage.destroy(name),
+        Action::Weight => manage.set_weight(name, weight.unwrap_or(DEFAULT_WEIGHT)),
     };
     outcome.or_else(|error| refused(action, &error, out))
 }
@@ -176,9 +189,15 @@ fn stat(vm: &VmSummary, manage: &dyn Manage, out: &mut Printer<'_>) -> fmt::Resu
     if let Some(end) = &stat.end {
         writeln!(out, "  ended last          {end}")?;
     }
-    for (vcpu, &ticks) in stat.run_ticks.iter().enumerate() {
-        let seconds = Seconds(time(ticks, manage.frequency()));
-        writeln!(out, "  run time vCPU {vcpu:<2}    {seconds:>12} s")?;
+    writeln!(out, "  weight              {:>12}", stat.weight)?;
+    writeln!(out, "  affinity            {:>12}", stat.affinity)?;
+    let each = stat.run_ticks.iter().zip(&stat.wait_ticks).enumerate();
+    for (vcpu, (&run, &wait)) in each {
+        for (name, ticks) in [("run", run), ("wait", wait)] {
+            let seconds = Seconds(time(ticks, manage.frequency()));
+            let label = alloc::format!("{name} time vCPU {vcpu}");
+            writeln!(out, "  {label:20}{seconds:>12} s")?;
+        }
     }
     let total = |counts: &[u64]| counts.iter().fold(0_u64, |sum, n| sum.saturating_add(*n));
     writeln!(out, "exits to the hostvisor{:>12}", total(&stat.exits))?;
@@ -250,7 +269,7 @@ const fn kind(vm: &VmSummary) -> &'static str {
 }
 
 /// Counter ticks as time.
-fn time(ticks: u64, frequency: u64) -> Duration {
+pub(super) fn time(ticks: u64, frequency: u64) -> Duration {
     let nanos = u128::from(ticks)
         .saturating_mul(1_000_000_000)
         .checked_div(frequency.into());
@@ -274,7 +293,7 @@ impl fmt::Display for Clock {
 }
 
 /// Time as seconds and milliseconds. Integers only: the hostvisor has no floating point.
-struct Seconds(Duration);
+pub(super) struct Seconds(pub(super) Duration);
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::log::{HostLog, Kind};
-use crate::shell::manage::{CpuStat, Fault, MemoryStat, VmStat, VmState};
+use crate::shell::manage::{CpuStat, Fault, MemoryStat, Usage, VmStat, VmState, VmUsage};
 use alloc::vec::Vec;
 use proptest::prelude::*;
 
@@ -50,7 +50,10 @@ impl Manage for Fake {
         Ok(VmStat {
             summary,
             starts: 3,
+            weight: 300,
+            affinity: "0,2".into(),
             run_ticks: vec![1500, 250],
+            wait_ticks: vec![0, 3250],
             exits: core::array::from_fn(|i| i as u64 + 1),
             core: [100, 200, 300, 400],
             end: Some("powered off".into()),
@@ -71,6 +74,28 @@ impl Manage for Fake {
 
     fn destroy(&mut self, name: &str) -> Result<(), ManageError> {
         self.tell("destroy", name)
+    }
+
+    fn set_weight(&mut self, name: &str, weight: u32) -> Result<(), ManageError> {
+        self.tell(&alloc::format!("weight {weight}"), name)
+    }
+
+    fn usage(&mut self) -> Usage {
+        let vm = |name: &str, vcpus, weight, run_ticks, wait_ticks, exits| VmUsage {
+            name: name.into(),
+            vcpus,
+            weight,
+            run_ticks,
+            wait_ticks,
+            exits,
+        };
+        Usage {
+            ticks: 2000,
+            vms: vec![
+                vm("web", 2, 100, 3001, 0, 50),
+                vm("batch-job", 16, 1, 7, 1993, 0),
+            ],
+        }
     }
 
     fn memory(&self) -> MemoryStat {
@@ -158,6 +183,17 @@ fn vm_list_is_a_table() {
 }
 
 #[test]
+fn vm_top_is_a_table_in_which_100_per_cent_is_a_cpu() {
+    assert_eq!(
+        shown("vm top"),
+        "in the last 2.000 s:\n\
+         NAME       VCPUS  WEIGHT   CPU %  WAIT %         RUN        WAIT   EXITS/S\n\
+         web            2     100   150.0     0.0     3.001 s     0.000 s        25\n\
+         batch-job     16       1     0.3    99.6     0.007 s     1.993 s         0\n"
+    );
+}
+
+#[test]
 fn vm_stat_shows_every_counter() {
     let shown = shown("vm stat web");
     assert!(
@@ -178,8 +214,12 @@ fn vm_stat_shows_every_counter() {
     assert_eq!(column("memory "), "256M");
     assert_eq!(column("up "), "1:02:03");
     assert_eq!(column("ended last"), "powered off");
+    assert_eq!(column("weight"), "300");
+    assert_eq!(column("affinity"), "0,2");
     assert_eq!(column("run time vCPU 0"), "1.500 s");
     assert_eq!(column("run time vCPU 1"), "0.250 s");
+    assert_eq!(column("wait time vCPU 0"), "0.000 s");
+    assert_eq!(column("wait time vCPU 1"), "3.250 s");
     let count = ExitReason::COUNT as u64;
     assert_eq!(
         column("exits to the hostvisor"),
@@ -203,6 +243,10 @@ fn life_cycle_commands_reach_the_machine_and_say_nothing() {
         assert_eq!(shown, "");
     }
     assert_eq!(told("vm start database").0, ["start database"]);
+    assert_eq!(
+        told("vm weight web 7"),
+        (vec!["weight 7 web".into()], String::new())
+    );
     assert_eq!(told("shutdown").0, ["shutdown"]);
 }
 
@@ -216,6 +260,10 @@ fn what_is_refused_gets_one_line_that_says_what_and_how() {
             alloc::format!("vm {action}: no VM named 'x' (vm list shows them)\n")
         );
     }
+    assert_eq!(
+        shown("vm weight x 5"),
+        "vm weight: no VM named 'x' (vm list shows them)\n"
+    );
     assert_eq!(
         shown("vm start web"),
         "vm start: VM 'web' is running (vm stop or vm restart)\n"

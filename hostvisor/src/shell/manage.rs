@@ -58,14 +58,46 @@ pub struct VmStat {
     pub summary: VmSummary,
     /// How often it was started.
     pub starts: u64,
+    /// Weight of each of its vCPUs; 0 if the bundle's entry is unusable.
+    pub weight: u32,
+    /// CPUs it may run on, in words.
+    pub affinity: String,
     /// Time each of its vCPUs was on a CPU, in counter ticks.
     pub run_ticks: Vec<u64>,
+    /// Time each of its vCPUs could have run and had no CPU, in counter ticks.
+    pub wait_ticks: Vec<u64>,
     /// Exits that reached the hostvisor, by [`ExitReason`].
     pub exits: [u64; ExitReason::COUNT],
     /// Traps the core answered by itself, by [`VcpuStat`].
     pub core: [u64; VcpuStat::COUNT],
     /// Why it ended last, if it did.
     pub end: Option<String>,
+}
+
+/// What a VM has used of the machine in some time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VmUsage {
+    /// Its name.
+    pub name: String,
+    /// Number of its vCPUs.
+    pub vcpus: usize,
+    /// Weight of each of them.
+    pub weight: u32,
+    /// Ticks they were on a CPU, together.
+    pub run_ticks: u64,
+    /// Ticks they could have run and had no CPU, together.
+    pub wait_ticks: u64,
+    /// Exits that reached the hostvisor.
+    pub exits: u64,
+}
+
+/// What `vm top` shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Usage {
+    /// Counter ticks that the figures are for.
+    pub ticks: u64,
+    /// VMs that run, in bundle order.
+    pub vms: Vec<VmUsage>,
 }
 
 /// What `mem` shows, in bytes unless said.
@@ -193,6 +225,11 @@ pub trait Manage {
     fn restart(&mut self, name: &str) -> Result<(), ManageError>;
     /// Ends a VM whatever it is doing, and frees what it holds.
     fn destroy(&mut self, name: &str) -> Result<(), ManageError>;
+    /// Changes the weight of a VM's vCPUs, from 1 to [`crate::sched::fair::MAX_WEIGHT`], until the machine is
+    /// switched off.
+    fn set_weight(&mut self, name: &str, weight: u32) -> Result<(), ManageError>;
+    /// What the VMs have used since this was asked last.
+    fn usage(&mut self) -> Usage;
     /// Where the memory is.
     fn memory(&self) -> MemoryStat;
     /// The machine's CPUs.

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod editor;
 pub mod manage;
 pub mod parse;
+mod top;
 
 use crate::console::{self, Output};
 use crate::log::HostLog;

@@ -1,5 +1,6 @@
 //! From a line to a command.
 
+use crate::sched::fair::MAX_WEIGHT;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -10,8 +11,12 @@ pub enum Command<'a> {
     Help,
     /// `vm list`
     List,
+    /// `vm top`
+    Top,
     /// `vm ACTION NAME`
     Vm(Action, &'a str),
+    /// `vm weight NAME N`
+    Weight(&'a str, u32),
     /// `log`
     Log,
     /// `mem`
@@ -34,24 +39,26 @@ pub enum Action {
     Start,
     Restart,
     Destroy,
+    Weight,
 }
 
 /// The first words of commands.
 pub const COMMANDS: [&str; 7] = ["help", "vm", "log", "mem", "cpu", "probe", "shutdown"];
 /// What may follow `vm`.
-pub const VM_COMMANDS: [&str; 7] = [
-    "list", "stat", "console", "stop", "start", "restart", "destroy",
+pub const VM_COMMANDS: [&str; 9] = [
+    "list", "top", "stat", "console", "stop", "start", "restart", "destroy", "weight",
 ];
 
 impl Action {
     /// Every action on one VM.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Stat,
         Self::Console,
         Self::Stop,
         Self::Start,
         Self::Restart,
         Self::Destroy,
+        Self::Weight,
     ];
 
     /// The action as typed.
@@ -64,6 +71,7 @@ impl Action {
             Self::Start => "start",
             Self::Restart => "restart",
             Self::Destroy => "destroy",
+            Self::Weight => "weight",
         }
     }
 }
@@ -79,6 +87,10 @@ pub enum Error<'a> {
     UnknownAction(&'a str),
     /// The VM's name is missing.
     NoName(Action),
+    /// `vm weight NAME` and nothing.
+    NoWeight,
+    /// Not a weight.
+    BadWeight(&'a str),
     /// `probe` and nothing.
     NoAddress,
     /// Not a number of 64 bits.
@@ -108,6 +120,12 @@ impl fmt::Display for Error<'_> {
                     action.name()
                 )
             }
+            Self::NoWeight => write!(f, "vm weight: N, from 1 to {MAX_WEIGHT}, is missing"),
+            Self::BadWeight(word) => write!(
+                f,
+                "vm weight: '{}' is not a number from 1 to {MAX_WEIGHT}",
+                Typed(word)
+            ),
             Self::NoAddress => write!(f, "probe: physical address ADDR is missing"),
             Self::BadAddress(word) => write!(
                 f,
@@ -173,13 +191,19 @@ pub fn parse(line: &str) -> Result<Option<Command<'_>>, Error<'_>> {
         }
         "vm" => match words.next().ok_or(Error::NoAction)? {
             "list" => (Command::List, "vm list"),
+            "top" => (Command::Top, "vm top"),
             word => {
                 let action = Action::ALL.into_iter().find(|a| a.name() == word);
                 let action = action.ok_or(Error::UnknownAction(word))?;
-                (
-                    Command::Vm(action, words.next().ok_or(Error::NoName(action))?),
-                    "vm",
-                )
+                let name = words.next().ok_or(Error::NoName(action))?;
+                let command = match action {
+                    Action::Weight => {
+                        let word = words.next().ok_or(Error::NoWeight)?;
+                        Command::Weight(name, weight(word).ok_or(Error::BadWeight(word))?)
+                    }
+                    _ => Command::Vm(action, name),
+                };
+                (command, "vm")
             }
         },
         word => return Err(Error::UnknownCommand(word)),
@@ -188,6 +212,12 @@ pub fn parse(line: &str) -> Result<Option<Command<'_>>, Error<'_>> {
         None => Ok(Some(command)),
         Some(extra) => Err(Error::Extra(name, extra)),
     }
+}
+
+/// A weight.
+fn weight(word: &str) -> Option<u32> {
+    let weight = u32::try_from(number(word)?).ok()?;
+    (1..=MAX_WEIGHT).contains(&weight).then_some(weight)
 }
 
 /// A number: hexadecimal with 0x, or decimal; `_` may group its digits.
@@ -244,6 +274,8 @@ mod tests {
         assert_eq!(parse("  \t "), Ok(None));
         assert_eq!(ok("help"), Command::Help);
         assert_eq!(ok(" vm  list "), Command::List);
+        assert_eq!(ok("vm top"), Command::Top);
+        assert_eq!(ok("vm weight web 300"), Command::Weight("web", 300));
         assert_eq!(ok("log"), Command::Log);
         assert_eq!(ok("mem"), Command::Memory);
         assert_eq!(ok("cpu"), Command::Cpus);
@@ -253,7 +285,12 @@ mod tests {
         assert_eq!(ok("probe 0xffffffffffffffff"), Command::Probe(u64::MAX));
         for action in Action::ALL {
             let line = alloc::format!("vm {} web-1", action.name());
-            assert_eq!(parse(&line).unwrap().unwrap(), Command::Vm(action, "web-1"));
+            let command = parse(&line);
+            if action == Action::Weight {
+                assert_eq!(command, Err(Error::NoWeight));
+            } else {
+                assert_eq!(command, Ok(Some(Command::Vm(action, "web-1"))));
+            }
             assert!(VM_COMMANDS.contains(&action.name()));
         }
     }
@@ -267,16 +304,28 @@ mod tests {
         );
         assert_eq!(
             error("vm"),
-            "vm: what about it? one of list, stat, console, stop, start, restart, destroy"
+            "vm: what about it? one of list, top, stat, console, stop, start, restart, destroy, weight"
         );
         assert_eq!(
             error("vm kill web"),
-            "vm kill: unknown, must be one of list, stat, console, stop, start, restart, destroy"
+            "vm kill: unknown, must be one of list, top, stat, console, stop, start, restart, destroy, weight"
         );
         assert_eq!(
             error("vm start"),
             "vm start: NAME of a VM is missing (vm list shows them)"
         );
+        for bad in ["0", "1001", "-1", "x", "4294967396", "1.5"] {
+            assert_eq!(
+                error(&alloc::format!("vm weight web {bad}")),
+                alloc::format!("vm weight: '{bad}' is not a number from 1 to 1000")
+            );
+        }
+        assert_eq!(
+            error("vm weight web"),
+            "vm weight: N, from 1 to 1000, is missing"
+        );
+        assert_eq!(error("vm weight a 1 b"), "vm: 'b' is one word too many");
+        assert_eq!(error("vm top web"), "vm top: 'web' is one word too many");
         assert_eq!(error("vm start a b"), "vm: 'b' is one word too many");
         assert_eq!(error("log all"), "log: 'all' is one word too many");
         assert_eq!(error("probe"), "probe: physical address ADDR is missing");

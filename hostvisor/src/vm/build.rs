@@ -2,7 +2,8 @@
 
 use super::loader::{self, Contents, FDT_MAX, Layout, RAM_BASE};
 use super::memory::GuestMemory;
-use super::{End, Vm, VmLine};
+use super::{End, Share, Vm, VmLine};
+use crate::cpu::SCHEDULER;
 use crate::frames::{BLOCK, BLOCK_FRAMES, FRAMES};
 use crate::gic;
 use crate::guest_tree::{self, GuestConfig, GuestTimers};
@@ -36,6 +37,7 @@ pub struct Build {
     entry: VmEntry<'static>,
     layout: Layout,
     tree: Vec<u8>,
+    share: Share,
     /// What it holds so far.
     pub holdings: Holdings,
 }
@@ -45,6 +47,7 @@ impl Build {
     /// randomness.
     pub fn begin(entry: &VmEntry<'static>, seed: &[u8]) -> Result<Self, String> {
         let manifest = &entry.manifest;
+        let share = Share::new(manifest, SCHEDULER.online())?;
         let initrd = entry.initrd.len() as u64;
         let layout =
             loader::plan(manifest, entry.kernel, initrd, FDT_MAX).map_err(|e| e.to_string())?;
@@ -78,6 +81,7 @@ impl Build {
             entry: entry.clone(),
             layout,
             tree,
+            share,
             holdings: Holdings {
                 handle: Some(handle),
                 ..Holdings::default()
@@ -177,7 +181,7 @@ impl Build {
         Ok(Arc::new_cyclic(|vm: &Weak<Vm>| {
             let line = || Box::new(VmLine(vm.clone())) as Box<dyn Line>;
             let virtio = Bus::new(&self.entry.manifest, &memory, &line);
-            Vm::new(id, instance, handle, pages, virtio)
+            Vm::new(id, instance, handle, pages, virtio, self.share)
         }))
     }
 }

@@ -1,12 +1,12 @@
 //! Serving exits: what each reason asks of the hostvisor.
 
 use super::End;
-use super::run::{Leave, Next, Running};
+use super::run::{Leave, Next, Running, slice};
 use crate::cpu::SCHEDULER;
 use crate::devices::{Line, Target, decode};
 use crate::vgic::KickMask;
 use crate::virtio::mmio::Written;
-use crate::{clock, console, gic, interrupts, service};
+use crate::{clock, console, gic, hw, interrupts, service};
 use abi::run::{self as page, ExitReason};
 use core::sync::atomic::Ordering;
 
@@ -35,7 +35,7 @@ impl Running<'_> {
                 self.arm_physical_timer();
             }
             Some(ExitReason::Wfe) if SCHEDULER.waiting(self.me) => {
-                return Next::Leave(Leave::GiveWay);
+                return Next::Leave(Leave::Yield);
             }
             Some(ExitReason::Wfe) => {}
             Some(ExitReason::CpuOn) => {
@@ -75,10 +75,15 @@ impl Running<'_> {
     fn interrupted(&mut self) -> Next {
         interrupts::poll(self.me);
         self.this.run_timers();
-        let waiting = SCHEDULER.waiting(self.me);
-        let slice_over = self.this.slice_over.load(Ordering::Relaxed);
-        if self.me == 0 && service::has_work() || slice_over && waiting {
+        if self.me == 0 && service::has_work() {
             return Next::Leave(Leave::GiveWay);
+        }
+        if self.this.slice_over.load(Ordering::Relaxed) && SCHEDULER.waiting(self.me) {
+            if !SCHEDULER.stays_first(self.me, hw::now()) {
+                return Next::Leave(Leave::GiveWay);
+            }
+            // One of great weight has several slices in a row.
+            self.this.start_slice(slice(self.me));
         }
         self.share();
         Next::Again

@@ -1,16 +1,18 @@
 //! The shell's view of [`Manager`].
 
 use super::manager::{Manager, core_info};
-use super::slot::{Slot, Stage, counters};
+use super::slot::{Seen, Slot, Stage, counters};
+use super::vcpu::Vcpu;
 use crate::frames::FRAMES;
 use crate::shell::manage::{
-    CpuStat, Fault, Manage, ManageError, MemoryStat, VmStat, VmState, VmSummary,
+    CpuStat, Fault, Manage, ManageError, MemoryStat, Usage, VmStat, VmState, VmSummary, VmUsage,
 };
 use crate::{cpu, hw};
 use abi::PAGE_SIZE;
 use abi::hypercall::CoreInfo;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use bundle::manifest::cpu_set_text;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// RAM that is not frame pool, in bytes.
@@ -47,6 +49,44 @@ impl Slot {
             uptime_ticks: (state == VmState::Running)
                 .then(|| hw::now().saturating_sub(self.started_at)),
         }
+    }
+
+    fn weight(&self) -> u32 {
+        self.entry.as_ref().map_or(0, |entry| entry.manifest.weight)
+    }
+
+    fn affinity(&self) -> String {
+        let set = self.entry.as_ref().map_or(None, |e| e.manifest.affinity);
+        cpu_set_text(set)
+    }
+
+    /// What it has used since it was looked at last, if it runs.
+    fn usage(&mut self) -> Option<VmUsage> {
+        let Stage::Running(vm, _) = &self.stage else {
+            return None;
+        };
+        let now = Seen {
+            instance: vm.instance,
+            run_ticks: vm.vcpus.iter().map(Vcpu::run_ticks).sum(),
+            wait_ticks: vm.vcpus.iter().map(Vcpu::wait_ticks).sum(),
+            exits: vm.exits().iter().sum(),
+        };
+        let vcpus = vm.vcpus.len();
+        let before = core::mem::replace(&mut self.seen, now);
+        // Another run counts from its start.
+        let before = if before.instance == now.instance {
+            before
+        } else {
+            Seen::default()
+        };
+        Some(VmUsage {
+            name: self.name.clone(),
+            vcpus,
+            weight: self.weight(),
+            run_ticks: now.run_ticks.saturating_sub(before.run_ticks),
+            wait_ticks: now.wait_ticks.saturating_sub(before.wait_ticks),
+            exits: now.exits.saturating_sub(before.exits),
+        })
     }
 
     fn refuse<T>(&self) -> Result<T, ManageError> {
@@ -111,7 +151,10 @@ impl Manage for Manager {
         Ok(VmStat {
             summary: slot.summary(),
             starts: slot.starts,
+            weight: slot.weight(),
+            affinity: slot.affinity(),
             run_ticks: counters.run_ticks,
+            wait_ticks: counters.wait_ticks,
             exits: counters.exits,
             core: counters.core,
             end: slot.end.clone(),
@@ -154,6 +197,27 @@ impl Manage for Manager {
             _ => return slot.refuse(),
         }
         Ok(())
+    }
+
+    fn set_weight(&mut self, name: &str, weight: u32) -> Result<(), ManageError> {
+        let slot = self.slot_mut(name)?;
+        match &mut slot.entry {
+            Ok(entry) => entry.manifest.weight = weight,
+            Err(_) => return slot.refuse(),
+        }
+        if let Stage::Running(vm, _) = &slot.stage {
+            vm.weight.store(weight, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn usage(&mut self) -> Usage {
+        let now = hw::now();
+        let before = core::mem::replace(&mut self.looked_at, now);
+        Usage {
+            ticks: now.saturating_sub(before),
+            vms: self.slots.iter_mut().filter_map(Slot::usage).collect(),
+        }
     }
 
     fn memory(&self) -> MemoryStat {

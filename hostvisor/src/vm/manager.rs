@@ -31,6 +31,8 @@ pub struct Manager {
     instances: u64,
     seeds: Seeds,
     first_guest_told: bool,
+    /// When `vm top` looked last.
+    pub(super) looked_at: u64,
     /// RAM figures for `mem`.
     pub(super) memory: super::management::Reserved,
 }
@@ -62,6 +64,7 @@ impl Manager {
             instances: 0,
             seeds,
             first_guest_told: false,
+            looked_at: hw::now(),
             memory,
         }
     }

@@ -12,25 +12,30 @@ pub mod management;
 pub mod manager;
 pub mod memory;
 pub mod run;
+mod share;
 mod slot;
 pub mod teardown;
+mod vcpu;
 
 use crate::devices::{Devices, map};
 use crate::guest_tree::GuestTimers;
 use crate::hw::{self, RunPage};
-use crate::sched::{Kick, RunState};
+use crate::sched::{Arrival, CpuSet, Kick};
 use crate::vgic::{KickMask, Vgic};
 use crate::virtio::bus::Bus;
 use crate::virtio::device::Line;
 use crate::{clock, cpu};
 use abi::MAX_VCPUS;
-use abi::run::{ExitReason, MAX_LIST_REGISTERS};
+use abi::run::ExitReason;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+pub use share::Share;
 use spin::{Mutex, Once};
+use vcpu::Local;
+pub use vcpu::{Vcpu, VcpuRef};
 
 /// Bytes of console input a VM may leave unread.
 const INPUT_BACKLOG: usize = 4096;
@@ -53,50 +58,6 @@ pub enum End {
     Failed(String),
 }
 
-/// What only the CPU that runs the vCPU uses.
-pub struct Local {
-    page: RunPage,
-    /// List registers as filled last.
-    lists: [u64; MAX_LIST_REGISTERS],
-    /// How many of them are filled.
-    filled: usize,
-    /// ICH_HCR word as written last.
-    hcr: u64,
-    /// Timer lines as told to the vGIC last.
-    lines: u64,
-    /// What becomes of the access that caused the last exit: ENTRY_FLAGS of the next entry.
-    reply: u64,
-    /// The CPU in whose timer queue it is.
-    timer_on: Option<usize>,
-    /// A virtio slot whose reset it waits for.
-    draining: Option<u32>,
-}
-
-/// One virtual CPU.
-pub struct Vcpu {
-    /// Its place in the scheduler's state machine.
-    pub state: RunState,
-    local: Mutex<Local>,
-    /// Exits by reason. Written by the CPU that runs it.
-    pub exits: [AtomicU64; ExitReason::COUNT],
-    /// Ticks on a CPU up to its last leaving. Written by the CPU that runs it.
-    run_ticks: AtomicU64,
-    /// When it came onto the CPU it is on; 0 while it is on none.
-    on_since: AtomicU64,
-}
-
-impl Vcpu {
-    /// Ticks on a CPU so far.
-    #[must_use]
-    pub fn run_ticks(&self) -> u64 {
-        let before = self.run_ticks.load(Ordering::Relaxed);
-        match self.on_since.load(Ordering::Relaxed) {
-            0 => before,
-            since => before + hw::now().saturating_sub(since),
-        }
-    }
-}
-
 /// One run of a VM, from its start to its end; a restart makes a new one.
 pub struct Vm {
     /// Its place in the bundle.
@@ -107,6 +68,10 @@ pub struct Vm {
     pub handle: u64,
     /// vCPUs.
     pub vcpus: Box<[Vcpu]>,
+    /// Weight of each vCPU, from the next time it comes to wait on.
+    pub weight: AtomicU32,
+    /// CPUs they may run on.
+    affinity: CpuSet,
     /// INTID of the physical timer.
     ptimer: u32,
     vgic: Mutex<Vgic>,
@@ -118,28 +83,6 @@ pub struct Vm {
     /// vCPUs that are not off.
     active: AtomicU32,
     end: Once<End>,
-}
-
-/// A vCPU of a VM that stays alive as long as this does.
-#[derive(Clone)]
-pub struct VcpuRef {
-    /// The VM.
-    pub vm: Arc<Vm>,
-    /// Index of the vCPU.
-    pub index: usize,
-}
-
-impl VcpuRef {
-    /// Identifies the vCPU among all timers that ever were.
-    #[must_use]
-    pub fn key(&self) -> u64 {
-        self.vm.timer_key(self.index)
-    }
-
-    /// Makes it look what is new for it.
-    pub fn kick(&self) {
-        self.vm.kick(self.index);
-    }
 }
 
 /// What a CPU's soft timer is for.
@@ -180,33 +123,26 @@ impl Alarm {
 impl Vm {
     /// A VM whose vCPUs have these run pages.
     #[must_use]
-    pub fn new(id: usize, instance: u64, handle: u64, pages: Vec<RunPage>, virtio: Bus) -> Self {
+    pub fn new(
+        id: usize,
+        instance: u64,
+        handle: u64,
+        pages: Vec<RunPage>,
+        virtio: Bus,
+        share: Share,
+    ) -> Self {
         let timers = GuestTimers::new(crate::gic::vtimer());
         let mut vgic = Vgic::new(crate::gic::model(), pages.len(), timers.virt);
         if !crate::gic::hw_deactivates() {
             vgic = vgic.without_hw_bit();
         }
-        let vcpu = |page| Vcpu {
-            state: RunState::new(),
-            local: Mutex::new(Local {
-                page,
-                lists: [0; MAX_LIST_REGISTERS],
-                filled: 0,
-                hcr: 0,
-                lines: 0,
-                reply: 0,
-                timer_on: None,
-                draining: None,
-            }),
-            exits: [const { AtomicU64::new(0) }; ExitReason::COUNT],
-            run_ticks: AtomicU64::new(0),
-            on_since: AtomicU64::new(0),
-        };
         Self {
             id,
             instance,
             handle,
-            vcpus: pages.into_iter().map(vcpu).collect(),
+            vcpus: pages.into_iter().map(Vcpu::new).collect(),
+            weight: AtomicU32::new(share.weight),
+            affinity: share.affinity,
             ptimer: timers.phys,
             vgic: Mutex::new(vgic),
             devices: Mutex::new(Devices::new(INPUT_BACKLOG)),
@@ -231,6 +167,7 @@ impl Vm {
                     index,
                 },
                 home,
+                Arrival::Woken,
             ),
         }
     }
@@ -251,7 +188,7 @@ impl Vm {
         // Counted before it can run, by a vCPU that is counted itself (or before the VM starts): so
         // `active` never is 0 too early.
         self.active.fetch_add(1, Ordering::SeqCst);
-        let home = (self.id + index) % cpu::online();
+        let home = vcpu.last_cpu().unwrap_or((self.id + index) % cpu::online());
         if vcpu.state.power_on(home) {
             cpu::enqueue(
                 VcpuRef {
@@ -259,6 +196,7 @@ impl Vm {
                     index,
                 },
                 home,
+                Arrival::Woken,
             );
             true
         } else {

@@ -6,6 +6,7 @@
 
 use super::{Alarm, End, Local, Vcpu, VcpuRef, Vm};
 use crate::cpu::{self, Cpu, SCHEDULER, count};
+use crate::sched::Arrival;
 use crate::vgic::{KickMask, Vgic};
 use crate::{gic, hw, interrupts, service};
 use abi::run::{self as page, ExitReason};
@@ -32,7 +33,10 @@ pub fn set_list_registers(number: usize) {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Leave {
     Block,
+    /// For whoever is next.
     GiveWay,
+    /// It waits for another vCPU, which may wait for this CPU.
+    Yield,
     Off,
 }
 
@@ -50,6 +54,7 @@ pub fn run(me: usize, task: VcpuRef) {
         return;
     };
     vcpu.state.begin(me);
+    vcpu.stop_waiting(hw::now());
     this.start_slice(slice(me));
     let leave = loop {
         let leave = {
@@ -70,11 +75,17 @@ pub fn run(me: usize, task: VcpuRef) {
             let leave = on.enter_until_leave();
             on.go(leave);
             // While nobody else can have it.
-            let spent = hw::now().wrapping_sub(start);
+            let now = hw::now();
+            let spent = now.wrapping_sub(start);
             count(&vcpu.run_ticks, spent);
             count(&this.guest_ticks, spent);
             vcpu.on_since.store(0, Ordering::Relaxed);
             this.guest_since.store(0, Ordering::Relaxed);
+            let vtime = match leave {
+                Leave::Block | Leave::Off => SCHEDULER.charge(me, now),
+                Leave::GiveWay | Leave::Yield => SCHEDULER.retire(me, now),
+            };
+            vcpu.vtime.store(vtime, Ordering::Relaxed);
             leave
         };
         // The lock is free before anybody else can take the vCPU.
@@ -88,7 +99,11 @@ pub fn run(me: usize, task: VcpuRef) {
         Leave::Block => {}
         Leave::GiveWay => {
             vcpu.state.give_way(me);
-            cpu::enqueue(task, me);
+            cpu::enqueue(task, me, Arrival::Displaced);
+        }
+        Leave::Yield => {
+            vcpu.state.give_way(me);
+            cpu::enqueue(task, me, Arrival::Yielded);
         }
         Leave::Off => {
             vcpu.state.power_off(me);
@@ -99,13 +114,12 @@ pub fn run(me: usize, task: VcpuRef) {
     }
 }
 
-/// How long a vCPU may run while others wait: 10 ms; 1 ms while CPU 0 has management to do besides.
-fn slice(me: usize) -> Option<u64> {
-    let millisecond = hw::frequency() / 1000;
+/// How long a vCPU may run: 1 ms while CPU 0 has management to do besides.
+pub(super) fn slice(me: usize) -> Option<u64> {
     if me == 0 && service::is_busy() {
-        Some(millisecond)
+        Some(hw::frequency() / 1000)
     } else {
-        SCHEDULER.waiting(me).then_some(10 * millisecond)
+        SCHEDULER.slice(me)
     }
 }
 
@@ -183,11 +197,12 @@ impl<'a> Running<'a> {
             if self.refresh {
                 self.fill();
             }
-            // Yielding matters only while somebody else could use the CPU.
-            let yields = if SCHEDULER.waiting(self.me) {
-                page::ENTRY_TRAP_WFE
-            } else {
-                0
+            // Behind everything that may kick others.
+            let yields = match SCHEDULER.pressure(self.me) {
+                (false, _) => 0,
+                // Yielding matters only while somebody else could use the CPU.
+                (true, false) => page::ENTRY_TRAP_WFE,
+                (true, true) => return Leave::GiveWay,
             };
             let reply = core::mem::take(&mut self.local.reply);
             self.local.page.write(page::ENTRY_FLAGS, reply | yields);

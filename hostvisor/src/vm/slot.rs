@@ -30,6 +30,16 @@ pub(super) struct Counters {
     pub(super) exits: [u64; ExitReason::COUNT],
     pub(super) core: [u64; VcpuStat::COUNT],
     pub(super) run_ticks: Vec<u64>,
+    pub(super) wait_ticks: Vec<u64>,
+}
+
+/// What a VM had used of the machine when `vm top` looked last.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Seen {
+    pub(super) instance: u64,
+    pub(super) run_ticks: u64,
+    pub(super) wait_ticks: u64,
+    pub(super) exits: u64,
 }
 
 /// A VM of the bundle.
@@ -42,6 +52,7 @@ pub(super) struct Slot {
     pub(super) starts: u64,
     pub(super) started_at: u64,
     pub(super) last: Counters,
+    pub(super) seen: Seen,
     /// The operator wants it to stay stopped: a reset by the guest does not start it again.
     pub(super) held: bool,
     /// How the last run ended, in words.
@@ -75,6 +86,7 @@ impl Slot {
             starts: 0,
             started_at: 0,
             last: Counters::default(),
+            seen: Seen::default(),
             held: false,
             end: None,
             untold: false,
@@ -181,6 +193,7 @@ pub(super) fn counters(vm: &Vm) -> Counters {
     };
     for (index, vcpu) in vm.vcpus.iter().enumerate() {
         counters.run_ticks.push(vcpu.run_ticks());
+        counters.wait_ticks.push(vcpu.wait_ticks());
         for (n, total) in counters.core.iter_mut().enumerate() {
             let args = [vm.handle, index as u64, n as u64, 0];
             *total += hw::hypercall(HostCall::VcpuStat, args).map_or(0, |a| a.values[0]);

@@ -2,6 +2,7 @@
 
 mod boot;
 mod gic;
+mod load;
 mod mmio;
 mod modes;
 mod psci;
@@ -124,6 +125,8 @@ pub(crate) static TESTS: &[Test] = &[
     mode("uart-flood", modes::uart_flood),
     mode("echo", modes::echo),
     mode("spin", modes::spin),
+    mode("work", load::work),
+    mode("ticks", load::ticks_on_time),
     mode("sleep", modes::sleep),
     mode("fail", modes::fail),
     mode("crash", modes::crash),

@@ -1,0 +1,273 @@
+//! One CPU's share of the machine: who waits for it and who has it, ordered by virtual time.
+//!
+//! Plain data over a clock that is passed in. *Virtual time* is time on a CPU divided by weight: tasks that
+//! are always ready advance alike, so whoever is furthest behind runs next, and shares come out in
+//! proportion to weights. This is the order of Linux's CFS and of start-time fair queueing (Goyal, Guo, Vin,
+//! "A hierarchical CPU scheduler for multimedia operating systems", OSDI 1996).
+//!
+//! What bounds it:
+//!
+//! - A CPU has a *clock*: the least virtual time of those that wait for it or have it. It never goes back.
+//! - A task that comes from sleep, or from another CPU, keeps its distance from the clock, but is never
+//!   more than [`Tuning::credit`] behind: who sleeps saves up no more than that. Nor is it more than
+//!   [`Tuning::debt`] ahead.
+//! - One that comes to wait preempts who has the CPU if it is more than [`Tuning::granularity`] behind it.
+
+use super::cpus::CpuSet;
+use alloc::vec::Vec;
+
+/// The weight at which virtual time passes like time.
+pub const DEFAULT_WEIGHT: u32 = 100;
+/// Greatest weight; the least is 1.
+pub const MAX_WEIGHT: u32 = bundle::manifest::MAX_WEIGHT;
+
+/// Binary digits behind the point of a [`pace`].
+const PACE_SHIFT: u32 = 20;
+
+/// Virtual time for each tick on a CPU, at this weight: fixed point.
+const fn pace(weight: u32) -> u64 {
+    let weight = if weight == 0 { 1 } else { weight };
+    ((DEFAULT_WEIGHT as u64) << PACE_SHIFT) / weight as u64
+}
+
+/// Virtual time that `ticks` on a CPU are.
+const fn scaled(ticks: u64, pace: u64) -> u64 {
+    ((ticks as u128 * pace as u128) >> PACE_SHIFT) as u64
+}
+
+/// Bounds, in ticks of virtual time.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// How far behind the CPU's clock a task may come.
+    pub credit: u64,
+    /// How far ahead of the CPU's clock a task may come.
+    pub debt: u64,
+    /// By how much more than the newcomer the running task must have had for it to be preempted.
+    pub granularity: u64,
+}
+
+impl Tuning {
+    /// For a clock of so many ticks a millisecond. The debt is what a slice of 10 ms costs at the least
+    /// weight.
+    #[must_use]
+    pub const fn new(millisecond: u64) -> Self {
+        Self {
+            credit: 5 * millisecond,
+            debt: 1000 * millisecond,
+            granularity: millisecond,
+        }
+    }
+}
+
+/// What a task brings along when it comes to wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Claim {
+    /// Its virtual time, by the clock of the CPU it was on last.
+    pub vtime: u64,
+    /// Its weight, 1 to [`MAX_WEIGHT`].
+    pub weight: u32,
+    /// CPUs it may run on.
+    pub affinity: CpuSet,
+}
+
+/// One that waits.
+struct Entry<T> {
+    vtime: u64,
+    weight: u32,
+    affinity: CpuSet,
+    task: T,
+}
+
+/// The one that has the CPU.
+struct Current {
+    vtime: u64,
+    /// Up to when `vtime` counts.
+    since: u64,
+    weight: u32,
+}
+
+impl Current {
+    fn vtime_at(&self, now: u64) -> u64 {
+        let ticks = now.saturating_sub(self.since);
+        self.vtime.saturating_add(scaled(ticks, pace(self.weight)))
+    }
+}
+
+/// Who waits for a CPU, and who has it.
+pub struct FairQueue<T> {
+    /// Furthest behind last. Short, and mostly changed at its end.
+    entries: Vec<Entry<T>>,
+    current: Option<Current>,
+    clock: u64,
+    /// Weights of all of them together.
+    load: u64,
+}
+
+impl<T> Default for FairQueue<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> FairQueue<T> {
+    /// Nobody.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            current: None,
+            clock: 0,
+            load: 0,
+        }
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True if nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Weights of those that wait and of the one that has the CPU, together.
+    #[must_use]
+    pub fn load(&self) -> u64 {
+        self.load
+    }
+
+    /// The clock as it was set last.
+    #[must_use]
+    pub fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// Sets the clock: the least virtual time of all, at `now`.
+    fn tick(&mut self, now: u64) {
+        let current = self.current.as_ref().map(|c| c.vtime_at(now));
+        let head = self.entries.last().map(|e| e.vtime);
+        let least = match (current, head) {
+            (Some(a), Some(b)) => a.min(b),
+            (Some(a), None) | (None, Some(a)) => a,
+            (None, None) => return,
+        };
+        self.clock = self.clock.max(least);
+    }
+
+    /// The virtual time here of a task that has `vtime` by a clock that shows `clock`.
+    fn translate(&self, vtime: u64, clock: u64, tuning: &Tuning) -> u64 {
+        let ahead = vtime.saturating_sub(clock).min(tuning.debt);
+        let behind = clock.saturating_sub(vtime).min(tuning.credit);
+        self.clock.saturating_add(ahead).saturating_sub(behind)
+    }
+
+    /// A task comes to wait, `clock` being what its last CPU's clock showed; `None` if that was this one.
+    /// True if it is to preempt who has the CPU.
+    pub fn push(
+        &mut self,
+        task: T,
+        claim: Claim,
+        clock: Option<u64>,
+        now: u64,
+        tuning: &Tuning,
+    ) -> bool {
+        self.tick(now);
+        let vtime = self.translate(claim.vtime, clock.unwrap_or(self.clock), tuning);
+        self.insert(Entry {
+            vtime,
+            weight: claim.weight,
+            affinity: claim.affinity,
+            task,
+        });
+        self.load = self.load.saturating_add(u64::from(claim.weight));
+        let preempts = |c: &Current| c.vtime_at(now).saturating_sub(vtime) > tuning.granularity;
+        self.current.as_ref().is_some_and(preempts)
+    }
+
+    /// Behind those of the same virtual time.
+    fn insert(&mut self, entry: Entry<T>) {
+        let at = self.entries.partition_point(|e| e.vtime > entry.vtime);
+        self.entries.insert(at, entry);
+    }
+
+    /// What the running task's virtual time has to be so that it waits behind who is next.
+    #[must_use]
+    pub fn behind_next(&self, vtime: u64) -> u64 {
+        self.entries.last().map_or(vtime, |e| vtime.max(e.vtime))
+    }
+
+    /// True if nobody waits who is further behind than `vtime`.
+    #[must_use]
+    pub fn is_first(&self, vtime: u64) -> bool {
+        self.entries.last().is_none_or(|e| vtime <= e.vtime)
+    }
+
+    /// Charges the task that has the CPU for its time up to `now`; its virtual time.
+    pub fn charge(&mut self, now: u64) -> u64 {
+        let Some(current) = &mut self.current else {
+            return self.clock;
+        };
+        let vtime = current.vtime_at(now);
+        current.vtime = vtime;
+        current.since = now;
+        self.tick(now);
+        vtime
+    }
+
+    /// The task that has the CPU leaves it. Charge it first.
+    pub fn leave(&mut self) {
+        if let Some(current) = self.current.take() {
+            self.load = self.load.saturating_sub(u64::from(current.weight));
+        }
+    }
+
+    /// Gives the CPU to who is furthest behind. Whoever had it has left.
+    pub fn pop(&mut self, now: u64) -> Option<T> {
+        self.leave();
+        let Entry {
+            vtime,
+            weight,
+            task,
+            ..
+        } = self.entries.pop()?;
+        self.current = Some(Current {
+            vtime,
+            since: now,
+            weight,
+        });
+        self.tick(now);
+        Some(task)
+    }
+
+    /// Gives one that waits here, the furthest behind that may run on `cpu`, away.
+    pub fn steal(&mut self, cpu: usize) -> Option<(T, Claim)> {
+        let at = self
+            .entries
+            .iter()
+            .rposition(|e| e.affinity.contains(cpu))?;
+        let entry = self.entries.remove(at);
+        self.load = self.load.saturating_sub(u64::from(entry.weight));
+        let claim = Claim {
+            vtime: entry.vtime,
+            weight: entry.weight,
+            affinity: entry.affinity,
+        };
+        Some((entry.task, claim))
+    }
+
+    /// A task that was stolen where the clock showed `clock` gets this CPU, which nobody has.
+    pub fn adopt(&mut self, claim: Claim, clock: u64, now: u64, tuning: &Tuning) {
+        let vtime = self.translate(claim.vtime, clock, tuning);
+        self.leave();
+        self.current = Some(Current {
+            vtime,
+            since: now,
+            weight: claim.weight,
+        });
+        self.load = self.load.saturating_add(u64::from(claim.weight));
+        self.tick(now);
+    }
+}

@@ -1,0 +1,330 @@
+//! The run queues of all CPUs: where a task goes, who gets a CPU, who is to be woken.
+
+use super::cpus::CpuSet;
+use super::fair::{Claim, FairQueue, Tuning};
+use abi::MAX_CPUS;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use spin::Mutex;
+
+/// How often at most, in milliseconds, a CPU hands a task on although loads are as level as they can be.
+pub const ROTATION: u64 = 50;
+
+/// [`Queue::pressure`]: who has the CPU is to give way. Below it: how many wait.
+const PREEMPT: u32 = 1 << 31;
+
+struct Queue<T> {
+    fair: Mutex<FairQueue<T>>,
+    /// Length of `fair` and [`PREEMPT`], readable without the lock.
+    pressure: AtomicU32,
+    /// Load of `fair`, readable without the lock.
+    load: AtomicU64,
+    /// Clock of `fair`, readable without the lock.
+    clock: AtomicU64,
+    /// When a task was handed on last for the sake of taking turns.
+    rotated: AtomicU64,
+}
+
+impl<T> Queue<T> {
+    /// Works on the queue, and publishes what others read of it without the lock.
+    fn with<R>(&self, work: impl FnOnce(&mut FairQueue<T>) -> (R, Pressure)) -> R {
+        let mut fair = self.fair.lock();
+        let (answer, pressure) = work(&mut fair);
+        let length = fair.len() as u32;
+        let flag = match pressure {
+            _ if length == 0 => 0,
+            Pressure::Keep => self.pressure.load(Ordering::Relaxed) & PREEMPT,
+            Pressure::Preempt => PREEMPT,
+            Pressure::None => 0,
+        };
+        self.load.store(fair.load(), Ordering::Relaxed);
+        self.clock.store(fair.clock(), Ordering::Relaxed);
+        // Before idle CPUs are looked for, or this one is known to be idle.
+        self.pressure.store(length | flag, Ordering::SeqCst);
+        answer
+    }
+}
+
+/// What becomes of [`PREEMPT`].
+enum Pressure {
+    Keep,
+    Preempt,
+    None,
+}
+
+/// The run queues of all CPUs.
+pub struct Scheduler<T> {
+    queues: [Queue<T>; MAX_CPUS],
+    /// Bit n: CPU n sleeps or is about to.
+    idle: AtomicU32,
+    /// Bit n: CPU n runs tasks.
+    online: AtomicU32,
+    /// Ticks of the clock in a millisecond.
+    millisecond: AtomicU64,
+}
+
+/// How a task comes to wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arrival {
+    /// It was asleep, or off.
+    Woken,
+    /// It had the CPU, and may be handed on to another.
+    Displaced,
+    /// It had the CPU, and lets who is next go first.
+    Yielded,
+}
+
+/// Whom to wake after queueing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Placed {
+    /// That CPU needs no notice: it has had one, or will look by itself.
+    Quiet,
+    /// Send this CPU an SGI: it sleeps, or has to share its time from now on, or to give way.
+    Notify(usize),
+    /// Send both an SGI: the first has to share its time, unless the second, which just fell asleep, takes
+    /// the task away.
+    NotifyBoth(usize, usize),
+}
+
+impl<T> Default for Scheduler<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Scheduler<T> {
+    /// Empty queues, no CPU.
+    #[must_use]
+    pub const fn new() -> Self {
+        let queues = [const {
+            Queue {
+                fair: Mutex::new(FairQueue::new()),
+                pressure: AtomicU32::new(0),
+                load: AtomicU64::new(0),
+                clock: AtomicU64::new(0),
+                rotated: AtomicU64::new(0),
+            }
+        }; MAX_CPUS];
+        Self {
+            queues,
+            idle: AtomicU32::new(0),
+            online: AtomicU32::new(0),
+            millisecond: AtomicU64::new(1000),
+        }
+    }
+
+    /// Tells how fast the clock is.
+    pub fn set_millisecond(&self, ticks: u64) {
+        self.millisecond.store(ticks.max(1), Ordering::Relaxed);
+    }
+
+    /// CPU `cpu` runs tasks from now on.
+    pub fn add_cpu(&self, cpu: usize) {
+        self.online
+            .fetch_or(CpuSet::one(cpu).bits(), Ordering::SeqCst);
+    }
+
+    /// CPUs that run tasks.
+    #[must_use]
+    pub fn online(&self) -> CpuSet {
+        CpuSet::from_bits(self.online.load(Ordering::Relaxed).into())
+    }
+
+    fn queue(&self, cpu: usize) -> &Queue<T> {
+        &self.queues[cpu % MAX_CPUS]
+    }
+
+    fn tuning(&self) -> Tuning {
+        Tuning::new(self.millisecond.load(Ordering::Relaxed))
+    }
+
+    /// Queues a Runnable task that last ran on `home`: on a CPU of its affinity that sleeps, best `home`;
+    /// else on the one with the least load, best `home`.
+    pub fn enqueue(
+        &self,
+        task: T,
+        mut claim: Claim,
+        home: usize,
+        arrival: Arrival,
+        now: u64,
+    ) -> Placed {
+        let allowed = claim.affinity.and(self.online());
+        let idle = self.take_idle(home, allowed);
+        let target = idle.unwrap_or_else(|| self.place(&claim, allowed, home, arrival, now));
+        let clock = (target != home).then(|| self.queue(home).clock.load(Ordering::Relaxed));
+        let tuning = self.tuning();
+        let (first, preempt) = self.queue(target).with(|fair| {
+            if arrival == Arrival::Yielded && target == home {
+                claim.vtime = fair.behind_next(claim.vtime);
+            }
+            let first = fair.is_empty();
+            let preempt = fair.push(task, claim, clock, now, &tuning);
+            let pressure = if preempt {
+                Pressure::Preempt
+            } else {
+                Pressure::Keep
+            };
+            ((first, preempt), pressure)
+        });
+        if idle.is_some() {
+            return Placed::Notify(target);
+        }
+        // One that fell asleep between the choice and the queueing has not seen the task.
+        match (self.take_idle(home, allowed), first || preempt) {
+            (Some(idle), true) => Placed::NotifyBoth(target, idle),
+            (Some(idle), false) => Placed::Notify(idle),
+            (None, true) => Placed::Notify(target),
+            (None, false) => Placed::Quiet,
+        }
+    }
+
+    /// Chooses among CPUs none of which sleeps.
+    fn place(
+        &self,
+        claim: &Claim,
+        allowed: CpuSet,
+        home: usize,
+        arrival: Arrival,
+        now: u64,
+    ) -> usize {
+        let load = |cpu: usize| self.queue(cpu).load.load(Ordering::Relaxed);
+        // From the next one on, so that it is not always the same one's turn among equals.
+        let others = (1..MAX_CPUS)
+            .map(|n| (home + n) % MAX_CPUS)
+            .filter(|&cpu| allowed.contains(cpu));
+        let Some(best) = others.min_by_key(|&cpu| load(cpu)) else {
+            return home;
+        };
+        let (here, there) = (load(home), load(best));
+        if !allowed.contains(home) || there < here {
+            return best;
+        }
+        // The other would be the less busy one without it: time to take turns?
+        let rotated = &self.queue(home).rotated;
+        let pause = ROTATION * self.millisecond.load(Ordering::Relaxed);
+        if arrival != Arrival::Woken
+            && there < here.saturating_add(claim.weight.into())
+            && now.saturating_sub(rotated.load(Ordering::Relaxed)) >= pause
+        {
+            rotated.store(now, Ordering::Relaxed);
+            return best;
+        }
+        home
+    }
+
+    /// Takes an idle CPU of `allowed`, best `home`, out of the idle set, so that the next task goes elsewhere.
+    fn take_idle(&self, home: usize, allowed: CpuSet) -> Option<usize> {
+        let mut idle = self.idle.load(Ordering::SeqCst);
+        loop {
+            let cpu = CpuSet::from_bits(idle.into()).and(allowed).prefer(home)?;
+            let bit = CpuSet::one(cpu).bits();
+            let before = self.idle.fetch_and(!bit, Ordering::SeqCst);
+            if before & bit != 0 {
+                return Some(cpu);
+            }
+            idle = before;
+        }
+    }
+
+    /// Gives `cpu`, whose task has left it, the next one: of its own queue, else one that may run on it
+    /// from another.
+    pub fn pick(&self, cpu: usize, now: u64) -> Option<T> {
+        let own = self.queue(cpu);
+        own.with(|fair| (fair.pop(now), Pressure::None))
+            .or_else(|| self.steal(cpu, now))
+    }
+
+    fn steal(&self, cpu: usize, now: u64) -> Option<T> {
+        let others = (1..MAX_CPUS).map(|n| self.queue(cpu + n));
+        let (task, claim, clock) = others
+            .filter(|queue| queue.pressure.load(Ordering::SeqCst) != 0)
+            .find_map(|queue| {
+                let (task, claim) = queue.with(|fair| (fair.steal(cpu), Pressure::Keep))?;
+                Some((task, claim, queue.clock.load(Ordering::Relaxed)))
+            })?;
+        let tuning = self.tuning();
+        self.queue(cpu)
+            .with(|fair| (fair.adopt(claim, clock, now, &tuning), Pressure::Keep));
+        Some(task)
+    }
+
+    /// Charges the task that has `cpu` for its time up to `now`; its virtual time. By that CPU.
+    pub fn charge(&self, cpu: usize, now: u64) -> u64 {
+        self.queue(cpu)
+            .with(|fair| (fair.charge(now), Pressure::Keep))
+    }
+
+    /// Charges the task that has `cpu` for its time up to `now`. True if it is the next one still: none of
+    /// those that wait is further behind. By that CPU.
+    pub fn stays_first(&self, cpu: usize, now: u64) -> bool {
+        self.queue(cpu).with(|fair| {
+            let vtime = fair.charge(now);
+            (fair.is_first(vtime), Pressure::Keep)
+        })
+    }
+
+    /// Charges the task that has `cpu` for its time up to `now`, and takes the CPU from it; its virtual time.
+    /// By that CPU, whose next step is [`Self::pick`].
+    pub fn retire(&self, cpu: usize, now: u64) -> u64 {
+        self.queue(cpu).with(|fair| {
+            let vtime = fair.charge(now);
+            fair.leave();
+            (vtime, Pressure::None)
+        })
+    }
+
+    /// True if a task waits for `cpu`.
+    #[inline]
+    pub fn waiting(&self, cpu: usize) -> bool {
+        self.queue(cpu).pressure.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether a task waits for `cpu`, and whether who has the CPU is to give way to it at once.
+    #[inline]
+    pub fn pressure(&self, cpu: usize) -> (bool, bool) {
+        let pressure = self.queue(cpu).pressure.load(Ordering::Relaxed);
+        (pressure != 0, pressure & PREEMPT != 0)
+    }
+
+    /// Tasks that wait for `cpu`.
+    #[inline]
+    pub fn length(&self, cpu: usize) -> usize {
+        (self.queue(cpu).pressure.load(Ordering::Relaxed) & !PREEMPT) as usize
+    }
+
+    /// How long the task that has `cpu` may run, if others wait: 10 ms; less if many do, so
+    /// that all have their turn within 30 ms, but 3 ms at least.
+    #[must_use]
+    pub fn slice(&self, cpu: usize) -> Option<u64> {
+        let waiting = self.length(cpu) as u64;
+        let millisecond = self.millisecond.load(Ordering::Relaxed);
+        let turn = 30 * millisecond / (waiting + 1);
+        (waiting != 0).then_some(turn.clamp(3 * millisecond, 10 * millisecond))
+    }
+
+    /// Announces that `cpu` is going to sleep, and looks for a task once more: if there is one, do not sleep.
+    pub fn enter_idle(&self, cpu: usize, now: u64) -> Option<T> {
+        self.idle
+            .fetch_or(CpuSet::one(cpu).bits(), Ordering::SeqCst);
+        let task = self.pick(cpu, now);
+        if task.is_some() {
+            self.leave_idle(cpu);
+        }
+        task
+    }
+
+    /// `cpu` is awake again.
+    pub fn leave_idle(&self, cpu: usize) {
+        self.idle
+            .fetch_and(!CpuSet::one(cpu).bits(), Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+impl<T> Scheduler<T> {
+    /// Works while nobody can get at the queue of `cpu`.
+    pub(super) fn with_locked<R>(&self, cpu: usize, work: impl FnOnce() -> R) -> R {
+        let _guard = self.queue(cpu).fair.lock();
+        work()
+    }
+}

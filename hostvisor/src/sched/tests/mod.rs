@@ -1,0 +1,3 @@
+mod fair;
+mod machine;
+mod threads;
