@@ -92,7 +92,7 @@ audit: payload ## Lines and unsafe code of every crate, panics left in the linke
 	@$(TOOL) audit
 	@$(TOOL) panics build/cloister.elf boot/panics.toml
 
-bench-micro: payload test-guest guest ## Measure single operations against KVM; writes bench/REPORT.md (10 minutes)
+bench-micro: payload test-guest guest ## Measure single operations against KVM; writes bench/REPORT.md (10 to 20 minutes)
 	@bench/fetch || echo "make: what bench/fetch could not get is left out below" >&2
 	@$(TOOL) bench micro $(ARGS)
 

@@ -171,6 +171,10 @@ fn repeatability(text: &mut String, results: &Results) {
         .unwrap_or(0);
     let _ = match results.widest() {
         Some(_) if runs < 2 => writeln!(text, "One run only."),
+        Some((_, _, 0.0)) => writeln!(
+            text,
+            "{runs} runs of everything, which agree in every figure to the instruction."
+        ),
         Some((contender, operation, spread)) => writeln!(
             text,
             "{runs} runs of everything. Furthest apart: {} % ({}, {operation}).",
