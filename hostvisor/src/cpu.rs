@@ -118,7 +118,7 @@ impl Cpu {
     pub fn forget(&self, instance: u64) {
         self.timers
             .lock()
-            .cancel_all(|alarm| alarm.vm().instance == instance);
+            .cancel_all(|alarm| alarm.vm().is_some_and(|vm| vm.instance == instance));
     }
 
     /// Starts a slice of `ticks`, or none.

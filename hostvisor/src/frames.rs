@@ -81,6 +81,16 @@ impl Frames {
         self.give(address, 1);
     }
 
+    /// Takes `frames` contiguous frames, a power of two; answers the first's address.
+    pub fn take_contiguous(&mut self, frames: u64) -> Option<u64> {
+        self.take(frames)
+    }
+
+    /// Gives back what [`Self::take_contiguous`] answered.
+    pub fn give_contiguous(&mut self, address: u64, frames: u64) {
+        self.give(address, frames);
+    }
+
     /// Free frames.
     #[must_use]
     pub const fn free(&self) -> u64 {

@@ -1,9 +1,13 @@
 //! What machine this is: the device tree read into plain data.
 
+mod buses;
+
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use fdt::Fdt;
 use fdt::node::FdtNode;
+
+pub use buses::{Intx, Line, PciHost, VirtioMmio, Window};
 
 /// A range of physical addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -97,6 +101,10 @@ pub struct Machine {
     pub uart: Option<Uart>,
     /// PL031 real-time clock.
     pub rtc: Option<Region>,
+    /// virtio-mmio transports.
+    pub virtio: Vec<VirtioMmio>,
+    /// PCI host bridge.
+    pub pci: Option<PciHost>,
     /// The bundle, as /chosen's initrd.
     pub bundle: Option<Region>,
     /// Command line.
@@ -176,6 +184,8 @@ impl Machine {
             rtc: fdt
                 .find_compatible(&["arm,pl031"])
                 .and_then(|n| regions(n).first().copied()),
+            virtio: buses::virtio_mmio(&fdt),
+            pci: buses::pci(&fdt),
             bundle,
             options,
             seed: chosen

@@ -8,7 +8,9 @@ use crate::seed::Seeds;
 use crate::vm::VcpuRef;
 use crate::vm::management::Reserved;
 use crate::vm::manager::{Manager, core_info};
-use crate::{clock, cpu, gic, interrupts, log as host_log, random, service, uart, vm};
+use crate::{
+    clock, cpu, drivers, gic, interrupts, log as host_log, random, service, storage, uart, vm,
+};
 use abi::hypercall::CoreInfo;
 use abi::{MAX_CPUS, PAGE_SIZE};
 use alloc::string::ToString;
@@ -60,6 +62,7 @@ pub fn first(boot: BootInfo) -> ! {
     controller(&machine);
     start_cpus(&machine);
     enable_console_input();
+    start_devices(&machine);
     let manager = read_bundle(&machine, reserved);
     service::init(manager);
     cpu_loop(0)
@@ -246,6 +249,13 @@ fn enable_console_input() {
     if let Some(intid) = uart::enable_receive() {
         gic::enable_spi(intid, hw::mpidr());
     }
+}
+
+/// Drives the machine's disks and network devices.
+fn start_devices(machine: &Machine) {
+    let devices = drivers::probe::all(machine);
+    let lines = storage::machine::init(devices.disks);
+    interrupts::install(lines);
 }
 
 fn read_bundle(machine: &Machine, reserved: Reserved) -> Manager {

@@ -14,6 +14,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// The SGI by which CPUs make each other look.
 pub const SGI_LOOK: u32 = 0;
+/// The first shared peripheral interrupt.
+pub const FIRST_SPI: u32 = 32;
 /// INTIDs from here on are no interrupts.
 pub const SPECIAL: u32 = 1020;
 /// What of an acknowledged word is the INTID: neither has others, as LPIs stay off.
@@ -30,6 +32,7 @@ mod bank {
     pub(super) const ISACTIVER: u64 = 0x300;
     pub(super) const ICACTIVER: u64 = 0x380;
     pub(super) const IPRIORITYR: u64 = 0x400;
+    pub(super) const ICFGR: u64 = 0xc00;
 }
 
 /// The machine has a GICv2.
@@ -104,6 +107,22 @@ pub fn init_cpu(index: usize, mask: u32) {
         v2::init_cpu(index, enabled);
     } else {
         v3::init_cpu(index, enabled);
+    }
+}
+
+/// Says whether SPI `intid`, which is disabled, is signalled by an edge or by a level. By one CPU at a time.
+pub fn set_trigger(intid: u32, edge: bool) {
+    let register = bank::ICFGR + u64::from(intid / 16) * 4;
+    // Int_config: two bits an interrupt, of which the upper one says edge.
+    let flag = 2 << (intid % 16 * 2);
+    let distributor = if is_v2() {
+        v2::distributor()
+    } else {
+        v3::distributor()
+    };
+    if let Some(gicd) = distributor {
+        let others = gicd.read32(register) & !flag;
+        gicd.write32(register, others | if edge { flag } else { 0 });
     }
 }
 

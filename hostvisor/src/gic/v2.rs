@@ -114,6 +114,10 @@ fn target(mpidr: u64) -> u32 {
         .unwrap_or(0)
 }
 
+pub(super) fn distributor() -> Option<Mmio> {
+    REGISTERS.get().map(|registers| registers.gicd)
+}
+
 pub(super) fn enable_spi(intid: u32, mpidr: u64) {
     let Some(Registers { gicd, .. }) = REGISTERS.get() else {
         return;

@@ -100,6 +100,10 @@ pub(super) fn write_private(index: usize, register: u64, value: u32) {
     }
 }
 
+pub(super) fn distributor() -> Option<Mmio> {
+    DISTRIBUTOR.get().copied()
+}
+
 pub(super) fn enable_spi(intid: u32, mpidr: u64) {
     let Some(gicd) = DISTRIBUTOR.get() else {
         return;

@@ -4,6 +4,8 @@
 mod ram;
 
 mod dma;
+#[allow(unsafe_code, reason = "a trait's function is declared so")]
+mod virtio;
 
 use super::{Answer, Fault};
 use abi::{Error, HostCall};
@@ -11,6 +13,7 @@ use core::fmt;
 
 pub use dma::{Dma, dma_acquire, dma_fence, dma_release};
 pub use ram::{TestRam, Window, pool_copy, pool_read, pool_write};
+pub use virtio::{Ecam, virtio_mmio, virtio_pci};
 
 /// Refused.
 pub fn hypercall(_call: HostCall, _args: [u64; 4]) -> Result<Answer, Error> {
@@ -124,6 +127,24 @@ impl Mmio {
 
     /// Nothing.
     pub fn write32(self, _offset: u64, _value: u32) {}
+
+    /// 0.
+    #[must_use]
+    pub fn read8(self, _offset: u64) -> u8 {
+        0
+    }
+
+    /// Nothing.
+    pub fn write8(self, _offset: u64, _value: u8) {}
+
+    /// 0.
+    #[must_use]
+    pub fn read16(self, _offset: u64) -> u16 {
+        0
+    }
+
+    /// Nothing.
+    pub fn write16(self, _offset: u64, _value: u16) {}
 
     /// 0.
     #[must_use]

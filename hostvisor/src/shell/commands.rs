@@ -1,9 +1,8 @@
 //! What the commands do and print.
 
-use super::Terminal;
 use super::manage::{Manage, ManageError, VmSummary};
 use super::parse::{Action, Command, Typed, parse};
-use super::top;
+use super::{Terminal, disks, top};
 use crate::console::Output;
 use crate::log;
 use crate::sched::fair::DEFAULT_WEIGHT;
@@ -26,6 +25,8 @@ vm weight NAME N    changes a VM's share of the CPUs: 1 to 1000, 100 is usual
 log                 the host's log
 mem                 where the machine's memory is
 cpu                 what the machine's CPUs do
+disk                the machine's disks: size, partitions, requests
+disk check NAME     reads the first MiB of a disk; the log tells its CRC-32
 probe ADDR          reads physical address ADDR as the hostvisor
 shutdown            ends all VMs and switches the machine off
 help                this list
@@ -92,6 +93,11 @@ fn run(command: Command<'_>, manage: &mut dyn Manage, out: &mut Printer<'_>) -> 
         Command::Probe(address) => match manage.probe(address) {
             Ok(value) => writeln!(out, "{:#x}: {value:#018x}", address & !7),
             Err(fault) => writeln!(out, "probe {address:#x}: fault: {fault}"),
+        },
+        Command::Disks => disks::list(manage, out),
+        Command::CheckDisk(name) => match manage.check_disk(name) {
+            Ok(()) => Ok(()),
+            Err(error) => writeln!(out, "disk check: {error}"),
         },
         Command::Shutdown => {
             manage.shutdown();
@@ -306,7 +312,7 @@ impl fmt::Display for Seconds {
 }
 
 /// Bytes in the largest unit that divides them: `512M`.
-struct Size(u64);
+pub(super) struct Size(pub(super) u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::log::{HostLog, Kind};
-use crate::shell::manage::{CpuStat, Fault, MemoryStat, Usage, VmStat, VmState, VmUsage};
+use crate::shell::manage::{CpuStat, DiskStat, Fault, MemoryStat, Usage, VmStat, VmState, VmUsage};
 use alloc::vec::Vec;
 use proptest::prelude::*;
 
@@ -118,6 +118,32 @@ impl Manage for Fake {
             queue: 1,
         };
         vec![cpu(0, 250, 750), cpu(1, 0, 0)]
+    }
+
+    fn disks(&self) -> Vec<DiskStat> {
+        vec![
+            DiskStat {
+                name: "root-1".into(),
+                bytes: 1 << 30,
+                requests: 12,
+                read: 3 << 20,
+                partitions: vec![("ro\x1b[2Jot".into(), 512 << 20)],
+                ..DiskStat::default()
+            },
+            DiskStat {
+                name: "virtio-mmio@a003e00".into(),
+                read_only: true,
+                dead: true,
+                ..DiskStat::default()
+            },
+        ]
+    }
+
+    fn check_disk(&self, name: &str) -> Result<(), ManageError> {
+        match name {
+            "root-1" => Ok(()),
+            _ => Err(ManageError::Other("there is none".into())),
+        }
     }
 
     fn probe(&self, pa: u64) -> Result<u64, Fault> {

@@ -138,6 +138,31 @@ pub struct CpuStat {
     pub queue: usize,
 }
 
+/// One line of `disk`, and its partitions.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DiskStat {
+    /// Serial, else where it is.
+    pub name: String,
+    /// Size.
+    pub bytes: u64,
+    /// Takes no writes.
+    pub read_only: bool,
+    /// Does not answer any more.
+    pub dead: bool,
+    /// Requests so far.
+    pub requests: u64,
+    /// Those that failed.
+    pub errors: u64,
+    /// Requests that are under way or wait.
+    pub in_flight: usize,
+    /// Bytes read.
+    pub read: u64,
+    /// Bytes written.
+    pub written: u64,
+    /// Label and bytes of each partition.
+    pub partitions: Vec<(String, u64)>,
+}
+
 /// Why a management command is refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ManageError {
@@ -234,6 +259,10 @@ pub trait Manage {
     fn memory(&self) -> MemoryStat;
     /// The machine's CPUs.
     fn cpus(&self) -> Vec<CpuStat>;
+    /// The machine's disks.
+    fn disks(&self) -> Vec<DiskStat>;
+    /// Starts reading the beginning of a disk; the log tells the outcome.
+    fn check_disk(&self, name: &str) -> Result<(), ManageError>;
     /// Reads the 64-bit word at physical address `pa` (rounded down to 8 bytes).
     fn probe(&self, pa: u64) -> Result<u64, Fault>;
     /// Stops all VMs, prints the verdict and switches the machine off.

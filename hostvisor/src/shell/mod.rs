@@ -4,6 +4,7 @@
 //! would be right. Knows nothing of how VMs work: tests run it against a fake machine.
 
 pub mod commands;
+mod disks;
 pub mod editor;
 pub mod manage;
 pub mod parse;

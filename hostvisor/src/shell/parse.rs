@@ -25,6 +25,10 @@ pub enum Command<'a> {
     Cpus,
     /// `probe ADDR`
     Probe(u64),
+    /// `disk`
+    Disks,
+    /// `disk check NAME`
+    CheckDisk(&'a str),
     /// `shutdown`
     Shutdown,
 }
@@ -43,7 +47,9 @@ pub enum Action {
 }
 
 /// The first words of commands.
-pub const COMMANDS: [&str; 7] = ["help", "vm", "log", "mem", "cpu", "probe", "shutdown"];
+pub const COMMANDS: [&str; 8] = [
+    "help", "vm", "log", "mem", "cpu", "disk", "probe", "shutdown",
+];
 /// What may follow `vm`.
 pub const VM_COMMANDS: [&str; 9] = [
     "list", "top", "stat", "console", "stop", "start", "restart", "destroy", "weight",
@@ -93,6 +99,10 @@ pub enum Error<'a> {
     BadWeight(&'a str),
     /// `probe` and nothing.
     NoAddress,
+    /// `disk` cannot do this.
+    UnknownDiskAction(&'a str),
+    /// `disk check` and nothing.
+    NoDisk,
     /// Not a number of 64 bits.
     BadAddress(&'a str),
     /// A word too many, behind this command.
@@ -127,6 +137,12 @@ impl fmt::Display for Error<'_> {
                 Typed(word)
             ),
             Self::NoAddress => write!(f, "probe: physical address ADDR is missing"),
+            Self::UnknownDiskAction(word) => write!(
+                f,
+                "disk {}: unknown, must be nothing or 'check NAME'",
+                Typed(word)
+            ),
+            Self::NoDisk => write!(f, "disk check: NAME of a disk is missing (disk shows them)"),
             Self::BadAddress(word) => write!(
                 f,
                 "probe: '{}' is not an address (64 bits, hexadecimal with 0x or decimal)",
@@ -189,6 +205,14 @@ pub fn parse(line: &str) -> Result<Option<Command<'_>>, Error<'_>> {
                 "probe",
             )
         }
+        "disk" => match words.next() {
+            None => (Command::Disks, "disk"),
+            Some("check") => (
+                Command::CheckDisk(words.next().ok_or(Error::NoDisk)?),
+                "disk check",
+            ),
+            Some(word) => return Err(Error::UnknownDiskAction(word)),
+        },
         "vm" => match words.next().ok_or(Error::NoAction)? {
             "list" => (Command::List, "vm list"),
             "top" => (Command::Top, "vm top"),

@@ -3,9 +3,21 @@
 //! A request names sectors of 512 bytes and segments of the frame pool; it is handed over, never waited for,
 //! and comes back once through [`Done`], with its outcome. Data is never copied on the way.
 
+mod blk;
+pub mod check;
+mod crc;
+mod disk;
+pub mod gpt;
+pub mod machine;
+mod volume;
+
 use crate::segment::Segment;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+pub use blk::Geometry;
+pub use disk::{Counters, MachineDisk};
+pub use machine::{OpenError, disks, open};
+pub use volume::Volume;
 
 /// Bytes of a sector: the unit of all sector numbers, whatever the disk's own blocks are (virtio 1.2 §5.2.4).
 pub const SECTOR: u64 = 512;
@@ -61,4 +73,15 @@ pub enum IoError {
     Device,
     /// The device has stopped answering, or makes no sense; it is not used any more.
     Dead,
+}
+
+impl core::fmt::Display for IoError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::BadRequest => "not a request for this disk",
+            Self::Unsupported => "the disk cannot do that",
+            Self::Device => "the disk reports an error",
+            Self::Dead => "the disk does not answer",
+        })
+    }
 }

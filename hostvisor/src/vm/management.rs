@@ -5,9 +5,11 @@ use super::slot::{Seen, Slot, Stage, counters};
 use super::vcpu::Vcpu;
 use crate::frames::FRAMES;
 use crate::shell::manage::{
-    CpuStat, Fault, Manage, ManageError, MemoryStat, Usage, VmStat, VmState, VmSummary, VmUsage,
+    CpuStat, DiskStat, Fault, Manage, ManageError, MemoryStat, Usage, VmStat, VmState, VmSummary,
+    VmUsage,
 };
-use crate::{cpu, hw};
+use crate::shell::parse::Typed;
+use crate::{cpu, hw, storage};
 use abi::PAGE_SIZE;
 use abi::hypercall::CoreInfo;
 use alloc::string::{String, ToString};
@@ -257,6 +259,20 @@ impl Manage for Manager {
             .collect()
     }
 
+    fn disks(&self) -> Vec<DiskStat> {
+        storage::disks().iter().map(|d| disk(d)).collect()
+    }
+
+    fn check_disk(&self, name: &str) -> Result<(), ManageError> {
+        let disk = storage::machine::find(name)
+            .map_err(|why| ManageError::Other(alloc::format!("{}: {why}", Typed(name))))?;
+        if storage::check::start(disk) {
+            Ok(())
+        } else {
+            Err(ManageError::Other("no memory to read into".to_string()))
+        }
+    }
+
     fn probe(&self, pa: u64) -> Result<u64, Fault> {
         hw::probe(pa).map_err(|fault| Fault {
             esr: fault.esr,
@@ -266,5 +282,29 @@ impl Manage for Manager {
 
     fn shutdown(&mut self) {
         self.begin_shutdown();
+    }
+}
+
+fn disk(disk: &storage::MachineDisk) -> DiskStat {
+    let geometry = disk.geometry();
+    let counters = &disk.counters;
+    let (under_way, waiting) = disk.in_flight();
+    let partitions = disk.partitions().unwrap_or_default().iter();
+    DiskStat {
+        name: disk.name().to_string(),
+        bytes: geometry.sectors.saturating_mul(storage::SECTOR),
+        read_only: geometry.read_only,
+        dead: disk.is_dead(),
+        requests: counters.requests.load(Ordering::Relaxed),
+        errors: counters.errors.load(Ordering::Relaxed),
+        in_flight: under_way + waiting,
+        read: counters.read.load(Ordering::Relaxed),
+        written: counters.written.load(Ordering::Relaxed),
+        partitions: partitions
+            .map(|p| {
+                let bytes = p.blocks.saturating_mul(geometry.block_size.into());
+                (p.label.clone(), bytes)
+            })
+            .collect(),
     }
 }

@@ -20,6 +20,7 @@ mod vcpu;
 use crate::devices::{Devices, map};
 use crate::guest_tree::GuestTimers;
 use crate::hw::{self, RunPage};
+use crate::interrupts::Handler;
 use crate::sched::{Arrival, CpuSet, Kick};
 use crate::vgic::{KickMask, Vgic};
 use crate::virtio::bus::Bus;
@@ -94,6 +95,8 @@ pub enum Alarm {
     Rtc(Arc<Vm>),
     /// Work that the device in a virtio slot has left.
     Virtio(Arc<Vm>, u32),
+    /// Something of the machine's own.
+    Call(Arc<dyn Handler>),
 }
 
 impl Alarm {
@@ -107,15 +110,17 @@ impl Alarm {
                     vm.resume_later(cpu::get(hw::cpu_index()), *slot);
                 }
             }
+            Self::Call(handler) => handler.handle(),
         }
     }
 
-    /// The VM it belongs to.
+    /// The VM it belongs to, if it does to one.
     #[must_use]
-    pub fn vm(&self) -> &Arc<Vm> {
+    pub fn vm(&self) -> Option<&Arc<Vm>> {
         match self {
-            Self::Vcpu(vcpu) => &vcpu.vm,
-            Self::Rtc(vm) | Self::Virtio(vm, _) => vm,
+            Self::Vcpu(vcpu) => Some(&vcpu.vm),
+            Self::Rtc(vm) | Self::Virtio(vm, _) => Some(vm),
+            Self::Call(_) => None,
         }
     }
 }

@@ -10,6 +10,7 @@ mod mmio;
 mod mmu;
 mod regs;
 mod vectors;
+mod virtio;
 
 pub use call::{hypercall, smc};
 pub use copy::{Window, pool_copy, pool_read, pool_write};
@@ -27,3 +28,4 @@ pub use regs::{
     send_sgi, set_deadline, timer_init, wait_for_interrupt,
 };
 pub use vectors::{fatal, set_panic_output};
+pub use virtio::{Ecam, virtio_mmio, virtio_pci};

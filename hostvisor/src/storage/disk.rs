@@ -1,0 +1,466 @@
+//! One of the machine's disks: a virtio-blk device with many requests under way (virtio 1.2 §5.2).
+//!
+//! A request goes from [`MachineDisk::submit`] into the device's ring at once, or waits for room in a queue of
+//! ours; the device's interrupt takes it back and tells the requester. Every request under way has a page of device
+//! memory of its own ([`SlotPage`]); nothing is allocated and no data is copied on its way.
+//!
+//! A device that breaks the protocol or lets a request lie for [`PATIENCE`] seconds is *dead*: it is reset, all its
+//! requests fail, one line says so, and it is not used again.
+
+use super::blk::{self, Geometry, Kind, SLOT, SlotPage};
+use super::gpt::{self, Partition};
+use super::{Done, IoError, Op, Request, SECTOR};
+use crate::drivers::port::Port;
+use crate::drivers::queue::{Broken, Descriptor, INDIRECT, Queue};
+use crate::drivers::setup::{self, Refused};
+use crate::hw::{self, Dma};
+use crate::interrupts::Handler;
+use crate::segment::{self, Segment};
+use crate::{dma, watch};
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use log::error;
+use spin::{Mutex, Once};
+use virtio_drivers::transport::Transport;
+
+/// Most requests that a device is given at once.
+const SLOTS: u16 = 128;
+/// Completions told in one go, between two holds of the lock.
+const BATCH: usize = 16;
+/// Seconds after which a request that has not come back will not.
+const PATIENCE: u64 = 30;
+/// The only queue used.
+const QUEUE: u16 = 0;
+
+/// Counts of one kind of thing that happened to a disk.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests handed over.
+    pub requests: AtomicU64,
+    /// Requests that failed, for whatever reason.
+    pub errors: AtomicU64,
+    /// Bytes read.
+    pub read: AtomicU64,
+    /// Bytes written.
+    pub written: AtomicU64,
+}
+
+/// A request that the device has.
+struct Flight {
+    done: Arc<dyn Done>,
+    token: u64,
+    /// When it was handed to the device, in ticks.
+    since: u64,
+}
+
+/// A request that there is no room for yet.
+struct Waiting {
+    kind: Kind,
+    request: Request,
+}
+
+/// Somebody to be told something, without the lock.
+struct Outcome {
+    done: Arc<dyn Done>,
+    token: u64,
+    result: Result<(), IoError>,
+}
+
+struct State {
+    queue: Queue,
+    slots: Dma,
+    flights: Vec<Option<Flight>>,
+    free: Vec<u16>,
+    waiting: VecDeque<Waiting>,
+    dead: bool,
+}
+
+/// A disk.
+pub struct MachineDisk {
+    /// Where it is, for messages until its serial is known.
+    place: String,
+    identity: Once<String>,
+    partitions: Once<Result<Vec<Partition>, gpt::Fault>>,
+    geometry: Geometry,
+    port: Box<dyn Port>,
+    state: Mutex<State>,
+    dead: AtomicBool,
+    /// What has happened to it.
+    pub counters: Counters,
+}
+
+impl MachineDisk {
+    /// Initialises the device behind `transport`, whose registers `port` reaches afterwards.
+    pub fn new<T: Transport>(
+        mut transport: T,
+        port: Box<dyn Port>,
+        place: String,
+    ) -> Result<Self, Refused> {
+        let features = setup::negotiate(&mut transport, setup::INDIRECT_DESC, blk::WANTED)?;
+        let geometry = Geometry::read(&transport, features)?;
+        let queue = setup::queue(&mut transport, QUEUE, SLOTS, features)?;
+        let slots = dma::allocate(u64::from(queue.size()) * SLOT).ok_or(Refused::NoMemory)?;
+        for slot in 0..queue.size() {
+            let table = Descriptor {
+                address: SlotPage::new(&slots, slot).table(),
+                len: 0,
+                flags: INDIRECT,
+                next: 0,
+            };
+            queue.describe(slot, table);
+        }
+        setup::finish(&mut transport);
+        // Its end would reset the device.
+        core::mem::forget(transport);
+        Ok(Self {
+            place,
+            identity: Once::new(),
+            partitions: Once::new(),
+            geometry,
+            port,
+            state: Mutex::new(State {
+                flights: (0..queue.size()).map(|_| None).collect(),
+                free: (0..queue.size()).rev().collect(),
+                waiting: VecDeque::new(),
+                dead: false,
+                slots,
+                queue,
+            }),
+            dead: AtomicBool::new(false),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Where it is in the machine.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Its serial; empty if it has none.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        self.identity.get().map_or("", String::as_str)
+    }
+
+    /// What messages call it: the serial, else where it is.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self.serial() {
+            "" => &self.place,
+            serial => serial,
+        }
+    }
+
+    /// Size and abilities.
+    #[must_use]
+    pub const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Its GUID partitions, as they were at boot.
+    pub fn partitions(&self) -> Result<&[Partition], gpt::Fault> {
+        match self.partitions.get() {
+            None => Err(gpt::Fault::NoTable),
+            Some(Ok(all)) => Ok(all),
+            Some(Err(fault)) => Err(*fault),
+        }
+    }
+
+    /// True if it has stopped answering.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    /// Requests that the device has, and requests that wait for room.
+    #[must_use]
+    pub fn in_flight(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let under_way = state.flights.len() - state.free.len();
+        (under_way, state.waiting.len())
+    }
+
+    /// Hands a request over. Never waits, never fails: its outcome comes through [`Request::done`].
+    pub fn submit(&self, request: Request) {
+        let kind = Kind::Op(request.op);
+        count(&self.counters.requests, 1);
+        if let Err(error) = self.check(&request) {
+            self.tell(Outcome {
+                done: request.done,
+                token: request.token,
+                result: Err(error),
+            });
+            return;
+        }
+        if request.op == Op::Flush && !self.geometry.flush {
+            self.tell(Outcome {
+                done: request.done,
+                token: request.token,
+                result: Ok(()),
+            });
+            return;
+        }
+        self.hand_over(kind, request);
+    }
+
+    fn check(&self, request: &Request) -> Result<(), IoError> {
+        let geometry = &self.geometry;
+        let bytes = segment::total(&request.segments);
+        let limit = |max: u32| match max {
+            0 => Err(IoError::Unsupported),
+            max if request.sectors == 0 || request.sectors > max => Err(IoError::BadRequest),
+            _ => Ok(u64::from(request.sectors)),
+        };
+        let sectors = match request.op {
+            Op::Flush => return Ok(()),
+            Op::Read | Op::Write => {
+                let too_many = request.segments.len() > usize::from(geometry.max_segments);
+                let whole = bytes != 0 && bytes.is_multiple_of(SECTOR);
+                if too_many || !whole || request.segments.iter().any(|s| s.len == 0) {
+                    return Err(IoError::BadRequest);
+                }
+                bytes / SECTOR
+            }
+            Op::Discard => limit(geometry.max_discard)?,
+            Op::WriteZeroes => limit(geometry.max_zeroes)?,
+        };
+        let within = request
+            .sector
+            .checked_add(sectors)
+            .is_some_and(|end| end <= geometry.sectors);
+        if !within || (geometry.read_only && request.op != Op::Read) {
+            return Err(IoError::BadRequest);
+        }
+        let done = match request.op {
+            Op::Read => &self.counters.read,
+            Op::Write => &self.counters.written,
+            _ => return Ok(()),
+        };
+        count(done, bytes);
+        Ok(())
+    }
+
+    fn hand_over(&self, kind: Kind, request: Request) {
+        let mut state = self.state.lock();
+        if state.dead {
+            drop(state);
+            self.tell(Outcome {
+                done: request.done,
+                token: request.token,
+                result: Err(IoError::Dead),
+            });
+            return;
+        }
+        if state.free.is_empty() {
+            state.waiting.push_back(Waiting { kind, request });
+            return;
+        }
+        state.start(kind, request);
+        if state.queue.publish() {
+            self.port.notify(QUEUE);
+        }
+        drop(state);
+        watch::start();
+    }
+
+    /// Tells a requester, and counts.
+    fn tell(&self, outcome: Outcome) {
+        if outcome.result.is_err() {
+            count(&self.counters.errors, 1);
+        }
+        outcome.done.done(outcome.token, outcome.result);
+    }
+
+    /// Takes back what the device is done with, gives it what waits, and tells the requesters.
+    pub fn serve(&self) {
+        loop {
+            let mut outcomes = [const { None }; BATCH];
+            let more = {
+                let mut state = self.state.lock();
+                if state.dead {
+                    return;
+                }
+                match state.collect(&mut outcomes) {
+                    Ok(more) => {
+                        if state.refill() {
+                            self.port.notify(QUEUE);
+                        }
+                        more
+                    }
+                    Err(Broken) => {
+                        drop(state);
+                        self.give_up("breaks the protocol");
+                        false
+                    }
+                }
+            };
+            for outcome in outcomes.into_iter().flatten() {
+                self.tell(outcome);
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Looks at how long the oldest request has been under way. True if there is any.
+    pub fn watch(&self, now: u64) -> bool {
+        let (busy, late) = {
+            let state = self.state.lock();
+            let limit = PATIENCE.saturating_mul(hw::frequency());
+            let mut flights = state.flights.iter().flatten();
+            let late = flights.any(|f| now.saturating_sub(f.since) > limit);
+            (state.free.len() != state.flights.len(), late)
+        };
+        // An interrupt that got lost is no reason to give a disk up.
+        if late {
+            self.serve();
+        }
+        let still =
+            |f: &Flight| now.saturating_sub(f.since) > PATIENCE.saturating_mul(hw::frequency());
+        if late && self.state.lock().flights.iter().flatten().any(still) {
+            self.give_up("does not answer");
+            return false;
+        }
+        busy
+    }
+
+    /// Declares the device dead: all requests fail.
+    pub(super) fn give_up(&self, why: &str) {
+        let (flights, waiting) = {
+            let mut state = self.state.lock();
+            if state.dead {
+                return;
+            }
+            state.dead = true;
+            self.dead.store(true, Ordering::Relaxed);
+            // Before anybody is told that the memory is theirs again.
+            if !self.port.reset() {
+                error!(
+                    "disk {}: does not reset; it may still write to memory",
+                    self.name()
+                );
+            }
+            let flights: Vec<_> = state.flights.iter_mut().filter_map(Option::take).collect();
+            state.free = (0..state.queue.size()).rev().collect();
+            (flights, core::mem::take(&mut state.waiting))
+        };
+        error!(
+            "disk {}: {why}, not used any more: {} requests failed",
+            self.name(),
+            flights.len() + waiting.len()
+        );
+        let flights = flights.into_iter().map(|f| (f.done, f.token));
+        let waiting = waiting
+            .into_iter()
+            .map(|w| (w.request.done, w.request.token));
+        for (done, token) in flights.chain(waiting) {
+            self.tell(Outcome {
+                done,
+                token,
+                result: Err(IoError::Dead),
+            });
+        }
+    }
+
+    /// Asks for the serial: 20 bytes into `to`. For discovery.
+    pub(super) fn identify(&self, to: Segment, done: Arc<dyn Done>) {
+        let request = Request {
+            op: Op::Read,
+            sector: 0,
+            sectors: 0,
+            segments: alloc::vec![to],
+            done,
+            token: 0,
+        };
+        self.hand_over(Kind::Identify, request);
+    }
+
+    /// Sets the serial, for good.
+    pub(super) fn set_serial(&self, serial: String) {
+        self.identity.call_once(|| serial);
+    }
+
+    /// Sets the partitions, for good.
+    pub(super) fn set_partitions(&self, table: Result<Vec<Partition>, gpt::Fault>) {
+        self.partitions.call_once(|| table);
+    }
+}
+
+impl Handler for MachineDisk {
+    fn handle(&self) {
+        // Before the ring is looked at: what comes later raises the interrupt again.
+        let reasons = self.port.acknowledge();
+        self.serve();
+        if reasons & crate::drivers::port::CONFIG != 0 && !self.is_dead() && self.port.is_broken() {
+            self.give_up("asks to be reset");
+        }
+    }
+}
+
+impl State {
+    /// Puts a request into a free slot, of which there is one, and into the ring.
+    #[inline]
+    fn start(&mut self, kind: Kind, request: Request) {
+        let Some(slot) = self.free.pop() else {
+            return;
+        };
+        let page = SlotPage::new(&self.slots, slot);
+        let bytes = page.write(kind, request.sector, request.sectors, &request.segments);
+        self.queue.extend(slot, bytes, INDIRECT, 0);
+        if let Some(flight) = self.flights.get_mut(usize::from(slot)) {
+            *flight = Some(Flight {
+                done: request.done,
+                token: request.token,
+                since: hw::now(),
+            });
+        }
+        self.queue.offer(slot);
+    }
+
+    /// Takes used slots back, as far as `outcomes` has room. True if there may be more.
+    #[inline]
+    fn collect(&mut self, outcomes: &mut [Option<Outcome>]) -> Result<bool, Broken> {
+        for outcome in outcomes.iter_mut() {
+            let used = match self.queue.take_used()? {
+                Some(used) => used,
+                None if self.queue.await_used() => return Ok(true),
+                None => return Ok(false),
+            };
+            let flight = self.flights.get_mut(usize::from(used.head));
+            // A slot that the device does not have: it makes things up.
+            let flight = flight.and_then(Option::take).ok_or(Broken)?;
+            let result = SlotPage::new(&self.slots, used.head).status();
+            self.free.push(used.head);
+            *outcome = Some(Outcome {
+                done: flight.done,
+                token: flight.token,
+                result,
+            });
+        }
+        Ok(true)
+    }
+
+    /// Starts what waits. True if the device is to be notified.
+    fn refill(&mut self) -> bool {
+        while !self.free.is_empty()
+            && let Some(next) = self.waiting.pop_front()
+        {
+            self.start(next.kind, next.request);
+        }
+        self.queue.publish()
+    }
+}
+
+fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;
