@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build tool payload test-guest guest guest-kernel hostile-payload hostile hostile-mutants explore noninterference fuzz bench-micro bench-micro-update run test audit fmt lint clean
+.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants explore noninterference fuzz bench-micro bench-micro-update run test audit fmt lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BARE := $(TARGET)/aarch64-unknown-none-softfloat/release
@@ -68,6 +68,21 @@ guest: deps ## Fetch Debian arm64 kernels, pack the initramfs (build/guest/)
 guest-kernel: ## Build a guest kernel with CONFIG_ARM_PKVM_GUEST (build/guest/pkvm/; minutes, once)
 	@tools/deps kernel
 	@guest/kernel
+
+# Disks are written to by the guests that have them: made anew only if what they are made of changes.
+IMAGES := build/guest/images
+IMAGE_PARTS := guest/image/init guest/lib.sh guest/udhcpc $(wildcard guest/image/services/*)
+GUEST_IMAGE = $(TOOL) guest-image --cache build/guest/packages --service hackbench --size 512M
+
+guest-images: guest tool $(IMAGES)/web.img $(IMAGES)/redis.img $(IMAGES)/iperf3.img ## Make Debian disks with Apache, Redis and iperf3 (build/guest/images/)
+
+$(IMAGES)/web.img: SERVICE := apache2
+$(IMAGES)/redis.img: SERVICE := redis-server
+$(IMAGES)/iperf3.img: SERVICE := iperf3
+$(IMAGES)/%.img: $(IMAGE_PARTS) | tool
+	@tools/deps images
+	@mkdir -p $(IMAGES)
+	@$(GUEST_IMAGE) --service $(SERVICE) -o $@
 
 run: payload guest ## Boot a Debian VM under Cloister in QEMU; its console is this terminal
 	@$(TOOL) run --vm $(VM) $(ARGS)

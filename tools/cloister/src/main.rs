@@ -11,6 +11,7 @@ mod audit;
 mod bench;
 mod error;
 mod flatten;
+mod guest_image;
 mod inspect;
 mod pack;
 mod panics;
@@ -57,6 +58,7 @@ enum Command {
     },
     /// Start VMs under Cloister in QEMU
     Run(Box<run::RunArgs>),
+    GuestImage(Box<guest_image::ImageArgs>),
     /// Turn an ELF program linked at 0 into a flat image
     Flatten {
         /// The program
@@ -153,6 +155,7 @@ fn execute(command: Command) -> Result<()> {
             }
         }
         Command::Run(args) => run::run(&args),
+        Command::GuestImage(args) => guest_image::run(&args),
         Command::Flatten { elf, output } => {
             progress(flatten::run(&elf, &output)?);
             Ok(())

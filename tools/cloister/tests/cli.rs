@@ -283,6 +283,27 @@ fn bad_usage_is_refused_in_one_line() {
         (&["inspect", "none"], "none: No such file or directory"),
         (&["inspect", "initrd"], "initrd: "),
         (&["flatten", "Image", "out"], "Image: not a 64-bit ELF file"),
+        (
+            &["guest-image", "--service", "nginx", "-o", "out"],
+            "--service nginx: unknown, there are apache2",
+        ),
+        (
+            &["guest-image", "--size", "1M", "-o", "out"],
+            "--size 1M: must be a multiple of 1M from 16M",
+        ),
+        (
+            &["guest-image", "--package=-o", "-o", "out"],
+            "'-o' is no name in Debian",
+        ),
+        (
+            &["guest-image", "--kernel-tree", "none", "-o", "out"],
+            "none: no such folder",
+        ),
+        (
+            &["guest-image", "--modules", "none", "-o", "out"],
+            "--initramfs",
+        ),
+        (&["guest-image"], "required arguments"),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
     ] {
         let line = folder.refusal(arguments);
