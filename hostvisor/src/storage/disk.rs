@@ -460,7 +460,3 @@ impl State {
 fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
 }
-
-#[cfg(test)]
-#[path = "disk_tests.rs"]
-mod tests;

@@ -29,7 +29,7 @@ pub fn virtio_pci(
 }
 
 /// Configuration space of one bus (PCI Express base specification, §7.2.2).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Ecam {
     registers: Mmio,
     bus: u8,
@@ -67,7 +67,7 @@ impl ConfigurationAccess for Ecam {
     }
 
     unsafe fn unsafe_clone(&self) -> Self {
-        *self
+        self.clone()
     }
 }
 
