@@ -37,5 +37,6 @@ pub mod timer;
 pub mod uart;
 pub mod vgic;
 pub mod virtio;
+pub mod virtqueue;
 pub mod vm;
 pub mod watch;

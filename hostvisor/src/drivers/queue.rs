@@ -8,20 +8,10 @@
 //! device is [`Broken`].
 
 use crate::hw::{Dma, dma_acquire, dma_fence, dma_release};
-
-/// Another descriptor follows.
-pub const NEXT: u16 = 1;
-/// The device writes here.
-pub const WRITE: u16 = 2;
-/// The buffer is a table of descriptors.
-pub const INDIRECT: u16 = 4;
-/// Bytes of a descriptor.
-pub const DESCRIPTOR: u64 = 16;
-
-/// VIRTQ_AVAIL_F_NO_INTERRUPT.
-const NO_INTERRUPT: u16 = 1;
-/// VIRTQ_USED_F_NO_NOTIFY.
-const NO_NOTIFY: u16 = 1;
+use crate::virtqueue::{
+    DESCRIPTOR, INDEX, NO_INTERRUPT, NO_NOTIFY, available_bytes, available_entry, passes,
+    used_bytes, used_entry,
+};
 
 /// One entry of a descriptor table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -30,7 +20,7 @@ pub struct Descriptor {
     pub address: u64,
     /// Bytes.
     pub len: u32,
-    /// [`NEXT`], [`WRITE`], [`INDIRECT`].
+    /// As in [`crate::virtqueue`].
     pub flags: u16,
     /// Index of the next.
     pub next: u16,
@@ -41,9 +31,14 @@ impl Descriptor {
     #[inline]
     pub fn write(self, table: &Dma, offset: u64) {
         table.write64(offset, self.address);
-        let rest = u64::from(self.len) | u64::from(self.flags) << 32 | u64::from(self.next) << 48;
-        table.write64(offset + 8, rest);
+        table.write64(offset + 8, shape(self.len, self.flags, self.next));
     }
+}
+
+/// The second half of a descriptor.
+#[inline]
+fn shape(len: u32, flags: u16, next: u16) -> u64 {
+    u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48
 }
 
 /// A chain that the device is done with.
@@ -81,12 +76,15 @@ impl Queue {
     /// Bytes of device memory for `size` descriptors.
     #[must_use]
     pub const fn bytes(size: u16) -> u64 {
-        let n = size as u64;
-        Self::used_offset(n) + 6 + 8 * n
+        Self::used_offset(size) + used_bytes(size)
     }
 
-    const fn used_offset(n: u64) -> u64 {
-        (16 * n + 6 + 2 * n).next_multiple_of(4)
+    const fn available_offset(size: u16) -> u64 {
+        DESCRIPTOR * size as u64
+    }
+
+    const fn used_offset(size: u16) -> u64 {
+        (Self::available_offset(size) + available_bytes(size)).next_multiple_of(4)
     }
 
     /// A queue of `size` descriptors, a power of two, in `ring`, which is zero. `None` if it does not fit.
@@ -95,12 +93,11 @@ impl Queue {
         if !size.is_power_of_two() || ring.bytes() < Self::bytes(size) {
             return None;
         }
-        let n = u64::from(size);
         Some(Self {
             ring,
             size,
-            avail: 16 * n,
-            used: Self::used_offset(n),
+            avail: Self::available_offset(size),
+            used: Self::used_offset(size),
             event_idx,
             next_avail: 0,
             published: 0,
@@ -131,8 +128,8 @@ impl Queue {
     /// Sets length, flags and successor of descriptor `index`, whose address stays.
     #[inline]
     pub fn extend(&self, index: u16, len: u32, flags: u16, next: u16) {
-        let rest = u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48;
-        self.ring.write64(u64::from(index) * DESCRIPTOR + 8, rest);
+        let offset = u64::from(index) * DESCRIPTOR + 8;
+        self.ring.write64(offset, shape(len, flags, next));
     }
 
     /// Chains that the device has.
@@ -144,8 +141,8 @@ impl Queue {
     /// Puts the chain that starts at `head` into the ring; [`Self::publish`] shows it.
     #[inline]
     pub fn offer(&mut self, head: u16) {
-        let slot = u64::from(self.next_avail & (self.size - 1));
-        self.ring.write16(self.avail + 4 + slot * 2, head);
+        let slot = self.next_avail & (self.size - 1);
+        self.ring.write16(self.avail + available_entry(slot), head);
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
@@ -157,13 +154,13 @@ impl Queue {
             return false;
         }
         dma_release();
-        self.ring.write16(self.avail + 2, new);
+        self.ring.write16(self.avail + INDEX, new);
         self.published = new;
         // The device writes its wish, then reads the index; this does it the other way round.
         dma_fence();
         if self.event_idx {
-            let event = self.ring.read16(self.used + 4 + u64::from(self.size) * 8);
-            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+            let event = self.ring.read16(self.used + used_entry(self.size));
+            passes(event, new, old)
         } else {
             self.ring.read16(self.used) & NO_NOTIFY == 0
         }
@@ -173,7 +170,7 @@ impl Queue {
     #[inline]
     pub fn take_used(&mut self) -> Result<Option<Used>, Broken> {
         if self.seen == self.next_used {
-            self.seen = self.ring.read16(self.used + 2);
+            self.seen = self.ring.read16(self.used + INDEX);
             let new = self.seen.wrapping_sub(self.next_used);
             if new == 0 {
                 return Ok(None);
@@ -183,8 +180,7 @@ impl Queue {
             }
             dma_acquire();
         }
-        let slot = u64::from(self.next_used & (self.size - 1));
-        let entry = self.used + 4 + slot * 8;
+        let entry = self.used + used_entry(self.next_used & (self.size - 1));
         let (id, len) = (self.ring.read32(entry), self.ring.read32(entry + 4));
         let head = u16::try_from(id).ok().filter(|&head| head < self.size);
         let head = head.ok_or(Broken)?;
@@ -198,12 +194,12 @@ impl Queue {
     pub fn await_used(&mut self) -> bool {
         if self.event_idx {
             self.ring
-                .write16(self.avail + 4 + u64::from(self.size) * 2, self.next_used);
+                .write16(self.avail + available_entry(self.size), self.next_used);
         } else {
             self.ring.write16(self.avail, 0);
         }
         dma_fence();
-        self.ring.read16(self.used + 2) != self.next_used
+        self.ring.read16(self.used + INDEX) != self.next_used
     }
 
     /// Asks for no interrupts until half of 2^16 more chains have been used.
@@ -212,7 +208,7 @@ impl Queue {
         if self.event_idx {
             let far = self.next_used.wrapping_add(1 << 15);
             self.ring
-                .write16(self.avail + 4 + u64::from(self.size) * 2, far);
+                .write16(self.avail + available_entry(self.size), far);
         } else {
             self.ring.write16(self.avail, NO_INTERRUPT);
         }

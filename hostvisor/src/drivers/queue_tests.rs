@@ -22,7 +22,7 @@ fn pair(event_idx: bool) -> (Queue, Device) {
 
 impl Device {
     const AVAIL: u64 = 16 * SIZE as u64;
-    const USED: u64 = Queue::used_offset(SIZE as u64);
+    const USED: u64 = Queue::used_offset(SIZE);
 
     fn take(&mut self) -> Option<u16> {
         if self.ring.read16(Self::AVAIL + 2) == self.next_avail {

@@ -1,10 +1,11 @@
 //! virtio-blk on the wire: features, configuration, requests (virtio 1.2 §5.2).
 
 use super::{IoError, Op};
-use crate::drivers::queue::{DESCRIPTOR, Descriptor, NEXT, WRITE};
+use crate::drivers::queue::Descriptor;
 use crate::drivers::setup::{self, Refused};
 use crate::hw::Dma;
 use crate::segment::Segment;
+use crate::virtqueue::{DESCRIPTOR, NEXT, WRITE};
 use virtio_drivers::transport::Transport;
 
 /// VIRTIO_BLK_F_SEG_MAX.

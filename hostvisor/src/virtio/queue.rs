@@ -13,6 +13,10 @@
 
 use crate::hw::Unreachable;
 use crate::segment::Segment;
+use crate::virtqueue::{
+    DESCRIPTOR, INDEX, INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE, available_bytes,
+    available_entry, passes, used_bytes, used_entry,
+};
 use crate::vm::memory::{Area, GuestMemory};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -23,23 +27,6 @@ use core::sync::atomic::{Ordering, fence};
 pub const MAX_SIZE: u16 = 1024;
 /// Most physically contiguous pieces that a chain's buffers of one direction may consist of.
 pub const MAX_SEGMENTS: usize = 1024;
-
-/// Bytes of a descriptor.
-const DESCRIPTOR: u64 = 16;
-/// VIRTQ_DESC_F_*.
-const F_NEXT: u16 = 1;
-const F_WRITE: u16 = 2;
-const F_INDIRECT: u16 = 4;
-/// VIRTQ_AVAIL_F_NO_INTERRUPT.
-const NO_INTERRUPT: u16 = 1;
-/// VIRTQ_USED_F_NO_NOTIFY.
-const NO_NOTIFY: u16 = 1;
-/// Available ring: flags, index, entries of 2 bytes, used_event.
-const AVAIL_INDEX: u64 = 2;
-const AVAIL_RING: u64 = 4;
-/// Used ring: flags, index, entries of 8 bytes, avail_event.
-const USED_INDEX: u64 = 2;
-const USED_RING: u64 = 4;
 
 /// What a driver did to its queue that the standard forbids.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,11 +111,14 @@ pub struct Place {
 impl Place {
     /// Its three rings: first IPA, bytes, alignment (§2.7).
     fn rings(&self) -> [(u64, u64, u64); 3] {
-        let size = u64::from(self.size);
         [
-            (self.descriptors, DESCRIPTOR * size, DESCRIPTOR),
-            (self.available, AVAIL_RING + 2 * size + 2, 2),
-            (self.used, USED_RING + 8 * size + 2, 4),
+            (
+                self.descriptors,
+                DESCRIPTOR * u64::from(self.size),
+                DESCRIPTOR,
+            ),
+            (self.available, available_bytes(self.size), 2),
+            (self.used, used_bytes(self.size), 4),
         ]
     }
 
@@ -259,8 +249,8 @@ impl Queue {
         if self.out() >= self.size {
             return Err(Violation::TooManyBuffers);
         }
-        let slot = u64::from(self.next & (self.size - 1));
-        let head = self.available.load16(AVAIL_RING + 2 * slot)?;
+        let slot = self.next & (self.size - 1);
+        let head = self.available.load16(available_entry(slot))?;
         chain.head = head;
         chain.readable.clear();
         chain.writable.clear();
@@ -271,7 +261,7 @@ impl Queue {
 
     /// Looks how far the driver's index has come. True if there is something to take.
     fn look(&mut self) -> Result<bool, Violation> {
-        let seen = self.available.load_acquire16(AVAIL_INDEX)?;
+        let seen = self.available.load_acquire16(INDEX)?;
         let ahead = seen.wrapping_sub(self.next);
         if ahead > self.size {
             return Err(Violation::AvailableIndex(ahead));
@@ -296,10 +286,10 @@ impl Queue {
                 return Err(Violation::Descriptor(index));
             }
             let descriptor = Descriptor::read(table.load128(u64::from(index) * DESCRIPTOR)?);
-            if descriptor.flags & F_INDIRECT != 0 {
+            if descriptor.flags & INDIRECT != 0 {
                 // §2.7.5.3.1: not both flags, no table in a table. This takes an indirect descriptor alone,
                 // or at the end of a chain.
-                if !self.options.indirect || indirect || descriptor.flags & F_NEXT != 0 {
+                if !self.options.indirect || indirect || descriptor.flags & NEXT != 0 {
                     return Err(Violation::Indirect);
                 }
                 let (len, address) = (descriptor.len, descriptor.address);
@@ -318,7 +308,7 @@ impl Queue {
                 continue;
             }
             self.take(&descriptor, chain)?;
-            if descriptor.flags & F_NEXT == 0 {
+            if descriptor.flags & NEXT == 0 {
                 return Ok(());
             }
             index = descriptor.next;
@@ -344,11 +334,11 @@ impl Queue {
             super::transfer::read(&pieces, 0, &mut bytes)?;
             let value = u128::from_le_bytes(bytes);
             let descriptor = Descriptor::read([value as u64, (value >> 64) as u64]);
-            if descriptor.flags & F_INDIRECT != 0 {
+            if descriptor.flags & INDIRECT != 0 {
                 return Err(Violation::Indirect);
             }
             self.take(&descriptor, chain)?;
-            if descriptor.flags & F_NEXT == 0 {
+            if descriptor.flags & NEXT == 0 {
                 return Ok(());
             }
             index = descriptor.next;
@@ -362,7 +352,7 @@ impl Queue {
         if descriptor.len == 0 {
             return Err(Violation::Empty);
         }
-        let list = if descriptor.flags & F_WRITE != 0 {
+        let list = if descriptor.flags & WRITE != 0 {
             &mut chain.writable
         } else if chain.writable.is_empty() {
             &mut chain.readable
@@ -379,8 +369,7 @@ impl Queue {
     /// The driver sees it after [`Self::publish`].
     #[inline]
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), Violation> {
-        let slot = u64::from(self.filled & (self.size - 1));
-        let at = USED_RING + 8 * slot;
+        let at = used_entry(self.filled & (self.size - 1));
         self.used.store32(at, head.into())?;
         self.used.store32(at + 4, written)?;
         self.filled = self.filled.wrapping_add(1);
@@ -393,16 +382,13 @@ impl Queue {
         if self.filled == self.published {
             return Ok(false);
         }
-        self.used.store_release16(USED_INDEX, self.filled)?;
+        self.used.store_release16(INDEX, self.filled)?;
         self.published = self.filled;
         fence(Ordering::SeqCst);
         let before = core::mem::replace(&mut self.asked, self.filled);
         if self.options.event_index {
-            let event = self
-                .available
-                .load16(AVAIL_RING + 2 * u64::from(self.size))?;
-            // The driver asks to be told when the entry at `event` is used: §2.7.7.2, vring_need_event.
-            Ok(self.filled.wrapping_sub(event).wrapping_sub(1) < self.filled.wrapping_sub(before))
+            let event = self.available.load16(available_entry(self.size))?;
+            Ok(passes(event, self.filled, before))
         } else {
             Ok(self.available.load16(0)? & NO_INTERRUPT == 0)
         }
@@ -412,8 +398,7 @@ impl Queue {
     /// no notification may come.
     pub fn want_notifications(&mut self) -> Result<bool, Violation> {
         if self.options.event_index {
-            let event = USED_RING + 8 * u64::from(self.size);
-            self.used.store16(event, self.next)?;
+            self.used.store16(used_entry(self.size), self.next)?;
         } else {
             self.used.store16(0, 0)?;
         }
