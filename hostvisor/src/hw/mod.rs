@@ -21,6 +21,16 @@ mod host;
 #[cfg(not(target_os = "none"))]
 pub use host::*;
 
+impl Dma {
+    /// Copies bytes from `offset`, a multiple of 8, on. For what is read once in a while.
+    pub fn read(&self, offset: u64, to: &mut [u8]) {
+        for (i, chunk) in (0..).zip(to.chunks_mut(8)) {
+            let word = self.read64(offset + i * 8).to_le_bytes();
+            chunk.copy_from_slice(&word[..chunk.len()]);
+        }
+    }
+}
+
 /// What the corevisor hands over at entry.
 #[derive(Clone, Copy, Debug)]
 pub struct BootInfo {

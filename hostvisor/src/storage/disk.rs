@@ -77,7 +77,6 @@ struct State {
     flights: Vec<Option<Flight>>,
     free: Vec<u16>,
     waiting: VecDeque<Waiting>,
-    dead: bool,
 }
 
 /// A disk.
@@ -89,6 +88,7 @@ pub struct MachineDisk {
     geometry: Geometry,
     port: Box<dyn Port>,
     state: Mutex<State>,
+    /// It has stopped answering. Set with `state` locked.
     dead: AtomicBool,
     /// What has happened to it.
     pub counters: Counters,
@@ -127,7 +127,6 @@ impl MachineDisk {
                 flights: (0..queue.size()).map(|_| None).collect(),
                 free: (0..queue.size()).rev().collect(),
                 waiting: VecDeque::new(),
-                dead: false,
                 slots,
                 queue,
             }),
@@ -248,7 +247,7 @@ impl MachineDisk {
 
     fn hand_over(&self, kind: Kind, request: Request) {
         let mut state = self.state.lock();
-        if state.dead {
+        if self.is_dead() {
             drop(state);
             self.tell(Outcome {
                 done: request.done,
@@ -283,7 +282,7 @@ impl MachineDisk {
             let mut outcomes = [const { None }; BATCH];
             let more = {
                 let mut state = self.state.lock();
-                if state.dead {
+                if self.is_dead() {
                     return;
                 }
                 match state.collect(&mut outcomes) {
@@ -311,22 +310,22 @@ impl MachineDisk {
 
     /// Looks at how long the oldest request has been under way. True if there is any.
     pub fn watch(&self, now: u64) -> bool {
-        let (busy, late) = {
-            let state = self.state.lock();
-            let limit = PATIENCE.saturating_mul(hw::frequency());
+        let limit = PATIENCE.saturating_mul(hw::frequency());
+        let late = |state: &State| {
             let mut flights = state.flights.iter().flatten();
-            let late = flights.any(|f| now.saturating_sub(f.since) > limit);
-            (state.free.len() != state.flights.len(), late)
+            flights.any(|f| now.saturating_sub(f.since) > limit)
+        };
+        let (busy, is_late) = {
+            let state = self.state.lock();
+            (state.free.len() != state.flights.len(), late(&state))
         };
         // An interrupt that got lost is no reason to give a disk up.
-        if late {
+        if is_late {
             self.serve();
-        }
-        let still =
-            |f: &Flight| now.saturating_sub(f.since) > PATIENCE.saturating_mul(hw::frequency());
-        if late && self.state.lock().flights.iter().flatten().any(still) {
-            self.give_up("does not answer");
-            return false;
+            if late(&self.state.lock()) {
+                self.give_up("does not answer");
+                return false;
+            }
         }
         busy
     }
@@ -335,10 +334,9 @@ impl MachineDisk {
     pub(super) fn give_up(&self, why: &str) {
         let (flights, waiting) = {
             let mut state = self.state.lock();
-            if state.dead {
+            if self.is_dead() {
                 return;
             }
-            state.dead = true;
             self.dead.store(true, Ordering::Relaxed);
             // Before anybody is told that the memory is theirs again.
             if !self.port.reset() {

@@ -73,14 +73,6 @@ impl Dma {
     accessors!(u16, read16, write16);
     accessors!(u32, read32, write32);
     accessors!(u64, read64, write64);
-
-    /// Copies bytes from `offset`, a multiple of 8, on. For what is read once in a while.
-    pub fn read(&self, offset: u64, to: &mut [u8]) {
-        for (i, chunk) in (0..).zip(to.chunks_mut(8)) {
-            let word = self.read64(offset + i * 8).to_le_bytes();
-            chunk.copy_from_slice(&word[..chunk.len()]);
-        }
-    }
 }
 
 /// What was written to memory before is seen by devices before what is written after.
