@@ -50,6 +50,16 @@ impl Folder {
         stderr.trim_end().to_owned()
     }
 
+    /// Runs the tool, which must refuse with one line that says `want`, and must not have made `made`.
+    fn refuses(&self, arguments: &[&str], want: &str, made: &str) {
+        let line = self.refusal(arguments);
+        assert!(line.contains(want), "wanted {want:?}, got {line:?}");
+        assert!(
+            !self.path().join(made).exists(),
+            "{line}: {made:?} was made all the same"
+        );
+    }
+
     fn bundle(&self) -> PathBuf {
         let output = self.cloister(&["bundle", "vm.toml", "-o", "bundle"]);
         assert!(
@@ -168,12 +178,7 @@ fn a_bad_toml_file_is_refused_in_one_line() {
         .map(|(text, want)| ((*text).to_owned(), *want));
     for (text, want) in whole.chain(replaced) {
         folder.write("vm.toml", text.as_bytes());
-        let line = folder.refusal(&["bundle", "vm.toml", "-o", "bundle"]);
-        assert!(line.contains(want), "wanted {want:?}, got {line:?}");
-        assert!(
-            !folder.path().join("bundle").exists(),
-            "{line}: a bundle was written"
-        );
+        folder.refuses(&["bundle", "vm.toml", "-o", "bundle"], want, "bundle");
     }
 }
 
@@ -412,12 +417,7 @@ fn bad_disks_and_networks_are_refused_before_anything_starts() {
             "--qemu",
             "./qemu",
         ];
-        let line = folder.refusal(&[&run, *options].concat());
-        assert!(line.contains(want), "wanted {want:?}, got {line:?}");
-        assert!(
-            !folder.path().join("started").exists(),
-            "{line}: QEMU was started"
-        );
+        folder.refuses(&[&run, *options].concat(), want, "started");
     }
 }
 

@@ -12,6 +12,7 @@ use super::contender::Contender;
 use super::operation::{OPERATIONS, Operation};
 use super::sample::{Figure, guest_lines, plugin_lines};
 use crate::error::io_reason;
+use crate::run::{HEADLESS, REPEATABLE};
 use crate::{assign, pack, vmfile};
 
 /// Memory of the guest, the same for all.
@@ -216,19 +217,9 @@ impl Job<'_> {
             "-m",
             "2G",
         ]);
-        add(&[
-            "-display",
-            "none",
-            "-monitor",
-            "none",
-            "-nic",
-            "none",
-            "-no-reboot",
-            "-serial",
-            "stdio",
-        ]);
-        add(&["-icount", "shift=0,sleep=off", "-seed", "1"]);
-        add(&["-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
+        add(&HEADLESS);
+        add(&["-serial", "stdio"]);
+        add(&REPEATABLE);
         if self.split {
             let plugin = self.paths.plugin().ok_or("the plugin is missing")?;
             let out = self.file("levels");

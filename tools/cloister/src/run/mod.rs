@@ -10,6 +10,7 @@ mod qemu;
 mod verdict;
 
 pub(crate) use args::RunArgs;
+pub(crate) use qemu::{HEADLESS, REPEATABLE};
 
 use std::fs;
 use std::io::IsTerminal;

@@ -11,6 +11,27 @@ use crate::error::{Error, Result, io_reason};
 /// Oldest QEMU that is known to run Cloister.
 const OLDEST: (u32, u32) = (7, 2);
 
+/// No screen, no monitor, no default network card; a reset of the machine is its end.
+pub(crate) const HEADLESS: [&str; 7] = [
+    "-display",
+    "none",
+    "-monitor",
+    "none",
+    "-nic",
+    "none",
+    "-no-reboot",
+];
+
+/// Time passes by instructions executed, and chance and clock start alike: the same input, the same run.
+pub(crate) const REPEATABLE: [&str; 6] = [
+    "-icount",
+    "shift=0,sleep=off",
+    "-seed",
+    "1",
+    "-rtc",
+    "base=2026-01-01T00:00:00,clock=vm",
+];
+
 /// A QEMU that can be started.
 pub(crate) struct Qemu {
     /// The program.
@@ -71,15 +92,7 @@ pub(crate) fn arguments(
     add(&["-cpu", &args.cpu, "-smp", &args.cpus.to_string()]);
     add(&["-m", &format!("{}K", args.memory.0 >> 10)]);
     // signal=off: Ctrl-C is a byte for the guest, not the end of QEMU.
-    add(&[
-        "-display",
-        "none",
-        "-monitor",
-        "none",
-        "-nic",
-        "none",
-        "-no-reboot",
-    ]);
+    add(&HEADLESS);
     add(&[
         "-chardev",
         "stdio,id=console,signal=off",
@@ -87,8 +100,7 @@ pub(crate) fn arguments(
         "chardev:console",
     ]);
     if args.icount {
-        add(&["-icount", "shift=0,sleep=off", "-seed", "1"]);
-        add(&["-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
+        add(&REPEATABLE);
     }
     line.extend(device_arguments(args.disk_bus, devices));
     line.push("-kernel".into());
