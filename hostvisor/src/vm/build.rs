@@ -1,6 +1,6 @@
 //! Making a VM: frames, contents, the core's objects; 2 MiB at a time.
 
-use super::loader::{self, Contents, FDT_MAX, Layout, RAM_BASE};
+use super::loader::{self, Contents, FDT_MAX, Layout, RAM_BASE, Region};
 use super::memory::GuestMemory;
 use super::{End, Share, Vm, VmLine};
 use crate::cpu::SCHEDULER;
@@ -187,7 +187,7 @@ impl Build {
 }
 
 /// Where a protected VM's drivers put what its devices are to reach: memory that the guest shares once, as a whole,
-/// and copies through (Linux: restricted-dma-pool). At the end of its RAM: base and size.
+/// and copies through (Linux: restricted-dma-pool). As high in its RAM as its files leave room: base and size.
 fn dma_pool(manifest: &Manifest, layout: &Layout) -> Result<Option<(u64, u64)>, String> {
     if !manifest.protected || Bus::slots(manifest) == 0 {
         return Ok(None);
@@ -197,16 +197,29 @@ fn dma_pool(manifest: &Manifest, layout: &Layout) -> Result<Option<(u64, u64)>, 
     } else {
         (manifest.memory / 16).clamp(4 << 20, 64 << 20) & !(BLOCK - 1)
     };
-    let base = (layout.ram.end().0 - size) & !(BLOCK - 1);
-    let files = [Some(layout.kernel), Some(layout.fdt), layout.initrd];
-    match files.iter().flatten().find(|file| file.end().0 > base) {
-        None => Ok(Some((base, size))),
-        Some(_) => Err(format!(
+    match highest_hole(layout, size) {
+        Some(base) => Ok(Some((base, size))),
+        None => Err(format!(
             "memory: {} MiB is too little for its files and {} MiB that its virtio devices reach",
             manifest.memory >> 20,
             size >> 20
         )),
     }
+}
+
+/// The highest place of `size` bytes, a multiple of [`BLOCK`], that holds none of the VM's files.
+fn highest_hole(layout: &Layout, size: u64) -> Option<u64> {
+    let files = [Some(layout.kernel), Some(layout.fdt), layout.initrd];
+    let below = |end: u64| end.checked_sub(size).map(|base| base & !(BLOCK - 1));
+    let mut base = below(layout.ram.end().0)?;
+    while base >= layout.ram.base.0 {
+        let in_the_way = |file: &&Region| file.base.0 < base + size && base < file.end().0;
+        match files.iter().flatten().find(in_the_way) {
+            None => return Some(base),
+            Some(file) => base = below(file.base.0)?,
+        }
+    }
+    None
 }
 
 fn refused(what: &str, error: Error) -> String {
@@ -229,5 +242,62 @@ pub fn describe(end: Option<&End>) -> String {
         Some(End::PoweredOff) => "powered off".to_string(),
         Some(End::Reset) => "rebooting".to_string(),
         Some(End::Failed(why)) => format!("stopped: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn region(base: u64, size: u64) -> Region {
+        Region {
+            base: Ipa(RAM_BASE.0 + base),
+            size,
+        }
+    }
+
+    fn layout(ram: u64, kernel: Region, fdt: u64, initrd: Option<Region>) -> Layout {
+        Layout {
+            ram: region(0, ram),
+            kernel,
+            fdt: region(fdt, FDT_MAX),
+            initrd,
+            entry: kernel.base,
+        }
+    }
+
+    /// As flat images have it: the tree's slot is the last thing in 66 MiB.
+    #[test]
+    fn a_tree_at_the_end_of_ram_leaves_room_below_it() {
+        let flat = layout(66 << 20, region(0x8_0000, 0x1_0000), 64 << 20, None);
+        assert_eq!(highest_hole(&flat, BLOCK), Some(RAM_BASE.0 + (62 << 20)));
+        let full = layout(66 << 20, region(0x8_0000, 63 << 20), 64 << 20, None);
+        assert_eq!(highest_hole(&full, BLOCK), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_hole_is_in_ram_aligned_and_nobodys(
+            ram in 16_u64..64,
+            kernel in (0_u64..64, 1_u64..16),
+            fdt in 0_u64..32,
+            initrd in proptest::option::of((0_u64..64, 1_u64..16)),
+            size in 1_u64..8,
+        ) {
+            let mega = |(base, size)| region(base << 20, size << 20);
+            let layout = layout(ram << 20, mega(kernel), fdt << 21, initrd.map(mega));
+            let size = size * BLOCK;
+            let files = [Some(layout.kernel), Some(layout.fdt), layout.initrd];
+            let free = |base: u64| {
+                let clear = |f: &Region| f.end().0 <= base || base + size <= f.base.0;
+                base + size <= layout.ram.end().0 && files.iter().flatten().all(clear)
+            };
+            let expected = (RAM_BASE.0..layout.ram.end().0)
+                .step_by(BLOCK as usize)
+                .filter(|&base| free(base))
+                .max();
+            prop_assert_eq!(highest_hole(&layout, size), expected);
+        }
     }
 }
