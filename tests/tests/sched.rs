@@ -159,6 +159,8 @@ fn a_machine_whose_vms_all_sleep_sleeps() {
             .filter_map(|line| line.split_whitespace().nth(4));
         idle.filter_map(|word| word.parse::<f64>().ok()).sum()
     };
+    // What they said is not the last that they do before they sleep.
+    std::thread::sleep(std::time::Duration::from_millis(500));
     run.shell("vm top");
     let before = idle(&mut run);
     std::thread::sleep(std::time::Duration::from_secs(2));
