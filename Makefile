@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants explore noninterference fuzz bench-micro bench-micro-update run test audit fmt lint clean
+.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants churn explore noninterference fuzz bench-micro bench-micro-update run test audit fmt lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BARE := $(TARGET)/aarch64-unknown-none-softfloat/release
@@ -59,6 +59,12 @@ hostile: hostile-payload ## Attack the corevisor from the hostvisor's place: eve
 
 hostile-mutants: hostile-payload ## Remove each check in turn: an attack must succeed (MUTANTS="name name" for some)
 	@cargo run -q -p hostile-mutants -- $(MUTANTS)
+
+# VMs that 'make churn' makes; 'make test' makes 1,000.
+ROUNDS ?= 100000
+
+churn: hostile-payload ## Create, run and destroy VMs on four CPUs at once: all comes back (ROUNDS=100000)
+	@CLOISTER_CHURN_ROUNDS=$(ROUNDS) cargo test -q -p tests --test churn -- --nocapture
 
 build: payload test-guest ## Build the tool, the bootable image (build/cloister.img) and the test guest
 

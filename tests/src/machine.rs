@@ -211,14 +211,14 @@ impl Machine {
         Run::start(command, &dir, self.timeout)
     }
 
-    /// Starts the payload with the hostile hostvisor, which carries out `attacks`: names, or `all`.
+    /// Starts the payload with the hostile hostvisor, which does what `arguments` say: `attack=NAME,NAME` (or
+    /// `attack=all`), or `churn=ROUNDS`.
     #[must_use]
     #[track_caller]
-    pub fn start_hostile(&self, attacks: &str) -> Run {
+    pub fn start_hostile(&self, arguments: &str) -> Run {
         let dir = scratch_dir(&test_name());
-        let board = "virt,virtualization=on";
-        let mut command = self.qemu(&Artifact::HostilePayload.path(), board);
-        command.args(["-append", &format!("attack={attacks}")]);
+        let mut command = self.qemu(&Artifact::HostilePayload.path(), "virt,virtualization=on");
+        command.args(["-append", arguments]);
         Run::start(command, &dir, self.timeout)
     }
 

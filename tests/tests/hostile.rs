@@ -15,7 +15,7 @@ fn attack(cpu: &str, cpus: u32, expected: usize) {
         .cpus(cpus)
         .memory("512M")
         .timeout(300);
-    let mut run = machine.start_hostile("all");
+    let mut run = machine.start_hostile("attack=all");
     let end = run.expect_line("ATTACKS done: ");
     let text = run.text();
     for line in text.lines().filter(|line| line.starts_with("ATTACK ")) {

@@ -42,7 +42,12 @@ pub(crate) extern "C" fn first(
         .ok()
         .and_then(|tree| tree.chosen().bootargs())
         .unwrap_or("");
-    crate::suite::run(arguments.trim().strip_prefix("attack=").unwrap_or("all"))
+    let arguments = arguments.trim();
+    match arguments.strip_prefix("churn=").map(str::parse) {
+        Some(Ok(rounds)) => crate::churn::run(rounds),
+        Some(Err(_)) => panic!("churn= wants a number"),
+        None => crate::suite::run(arguments.strip_prefix("attack=").unwrap_or("all")),
+    }
 }
 
 pub(crate) extern "C" fn other(index: u64) -> ! {

@@ -70,7 +70,22 @@ pub(crate) fn core_pages() -> impl Iterator<Item = u64> {
 
 /// Everything taken is free again: an attack leaves nothing.
 pub(crate) fn reset() {
-    NEXT.store(POOL_START.load(Ordering::Relaxed), Ordering::SeqCst);
+    reset_to(POOL_START.load(Ordering::Relaxed));
+}
+
+/// Addresses of the pages taken so far.
+pub(crate) fn taken() -> impl Iterator<Item = u64> {
+    (POOL_START.load(Ordering::Relaxed)..mark()).step_by(PAGE_SIZE as usize)
+}
+
+/// How far the free pages are taken.
+pub(crate) fn mark() -> u64 {
+    NEXT.load(Ordering::SeqCst)
+}
+
+/// What was taken since `mark` is free again.
+pub(crate) fn reset_to(mark: u64) {
+    NEXT.store(mark, Ordering::SeqCst);
 }
 
 /// Address of `pages` zeroed free pages in a row.
@@ -103,9 +118,7 @@ pub(crate) fn blocks_left() -> u64 {
 
 /// Touches everything that an attack took, so that the core maps it back in whole blocks.
 pub(crate) fn settle() {
-    for at in (POOL_START.load(Ordering::Relaxed)..NEXT.load(Ordering::SeqCst))
-        .step_by(PAGE_SIZE as usize)
-    {
+    for at in taken() {
         // What a living VM has faults.
         let _ = access::read(at);
     }

@@ -3,7 +3,7 @@
 //!
 //! It says `ATTACK name: refused (how)` or `ATTACK name: SUCCEEDED what`; an attack whose precondition
 //! fails says `VOID`, which counts as a failure. Nothing here trusts the corevisor or is trusted by it.
-//! It knows QEMU's `virt` board only.
+//! With `churn=N` it makes and destroys VMs instead, see `churn`. It knows QEMU's `virt` board only.
 //!
 //! On any other target than bare metal this is an empty program, so that the workspace builds there.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -18,6 +18,8 @@ mod attacks;
 mod board;
 #[cfg(target_os = "none")]
 mod call;
+#[cfg(target_os = "none")]
+mod churn;
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]

@@ -53,14 +53,7 @@ pub(crate) fn run(selection: &str) -> ! {
         }
         if let Err(failure) = machine_is_alive() {
             succeeded += 1;
-            match failure {
-                Failure::Succeeded(text) | Failure::Void(text) => {
-                    say!("ATTACK {name}: SUCCEEDED the machine is damaged: {text}");
-                }
-                Failure::Skipped(text) => {
-                    say!("ATTACK {name}: SUCCEEDED the machine is damaged: {text}")
-                }
-            }
+            say!("ATTACK {name}: SUCCEEDED the machine is damaged: {failure}");
         }
     }
     say!("ATTACKS done: {refused} refused, {succeeded} succeeded, {void} void, {skipped} skipped");

@@ -47,6 +47,15 @@ pub(crate) enum Failure {
     Skipped(&'static str),
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Succeeded(text) | Self::Void(text) => text.fmt(f),
+            Self::Skipped(text) => text.fmt(f),
+        }
+    }
+}
+
 /// How it was refused, or else.
 pub(crate) type Outcome = Result<Text, Failure>;
 

@@ -77,12 +77,18 @@ impl Vm {
 
     /// The same with RAM from `ram` on.
     pub(crate) fn load_at(&mut self, ram: u64) -> Result<(), Error> {
+        let run_pages = frames::take(self.vcpus);
+        self.load_with(ram, run_pages)
+    }
+
+    /// The same with run pages from `run_pages` on.
+    pub(crate) fn load_with(&mut self, ram: u64, run_pages: u64) -> Result<(), Error> {
         self.ram = ram;
         access::copy_to(self.ram, guest::program());
         cpu::sync_code(self.ram, PAGES * PAGE_SIZE);
         self.give(guest::RAM, self.ram, PAGES)?;
         for index in 0..self.vcpus {
-            let page = frames::take(1);
+            let page = run_pages + index * PAGE_SIZE;
             call::host(
                 HostCall::VcpuCreate,
                 &[self.handle, index, page / PAGE_SIZE],
