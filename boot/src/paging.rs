@@ -1,5 +1,8 @@
 //! The EL2 identity map: all usable RAM writable and never executable, the image by its sections,
 //! stacks without their guard pages, and the devices the core itself uses.
+//!
+//! Nothing is remapped later, so what must not change cannot be written by the core itself: text with the
+//! exception vectors, constants, and the tables of this map.
 
 use crate::image;
 use crate::panic::refuse;
@@ -83,14 +86,16 @@ fn build(info: &BootInfo, tables: Range, tree: Range) -> Result<u64, (Range, Map
     for index in 0..STACKS {
         map(image::stack(index), Kind::Data)?;
     }
+    map(tables, Kind::ReadOnly)?;
     // All RAM, and the tree in case firmware keeps it in memory it reserves.
-    let mut ram = List::<Range, { MAX_RAM + 2 }>::default();
+    let mut ram = List::<Range, { MAX_RAM + 3 }>::default();
     for &range in info.ram.iter().chain([&tree.grown_to(PAGE_SIZE)]) {
         ram.push(range)
             .map_err(|_| (range, MapError::OutOfTables))?;
     }
     ram.normalise();
     ram.subtract(image::all());
+    ram.subtract(tables);
     for &range in ram.iter() {
         map(range, Kind::Data)?;
     }
