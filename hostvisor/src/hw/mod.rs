@@ -65,3 +65,12 @@ pub struct Fault {
 /// Pool memory that cannot be reached: it is not pool memory, or a protected VM has not shared it (any more).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unreachable;
+
+/// Which side of a copy could not be reached: the two may belong to different VMs, one of which is to blame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyFault {
+    /// What was to be read.
+    Source,
+    /// What was to be written.
+    Target,
+}

@@ -1,6 +1,10 @@
 //! Network: what a frame is, and who takes one.
 
+pub mod frame;
 pub mod header;
+pub mod offload;
+pub mod switch;
+pub mod table;
 
 use crate::segment::Segment;
 pub use header::NetHeader;

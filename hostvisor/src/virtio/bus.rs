@@ -2,8 +2,10 @@
 
 use super::device::{Device, Line, Link};
 use super::mmio::{Transport, Written};
+use super::net::Net;
 use super::rng::Rng;
 use crate::devices::map;
+use crate::net::switch;
 use crate::vm::memory::GuestMemory;
 use alloc::boxed::Box;
 use alloc::format;
@@ -72,6 +74,10 @@ impl Bus {
             line,
             slots: Vec::new(),
         };
+        for (n, net) in manifest.nets.iter().enumerate() {
+            let switch = switch::named(&net.switch);
+            builder.add(&format!("net{n}"), |link| Net::new(link, net.mac.0, switch));
+        }
         if manifest.entropy {
             builder.add("rng", |link| Arc::new(Rng::new(link)));
         }
@@ -83,7 +89,7 @@ impl Bus {
     /// How many slots the manifest's devices take.
     #[must_use]
     pub fn slots(manifest: &Manifest) -> u32 {
-        u32::from(manifest.entropy)
+        manifest.nets.len() as u32 + u32::from(manifest.entropy)
     }
 
     fn slot(&self, slot: u32) -> Option<&Transport> {

@@ -7,6 +7,7 @@
 pub mod bus;
 pub mod device;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod rng;
 #[cfg(not(target_os = "none"))]

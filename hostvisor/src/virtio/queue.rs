@@ -394,16 +394,22 @@ impl Queue {
         }
     }
 
-    /// Asks the driver to notify about the next buffer it makes available. True if there is one already, of which
-    /// no notification may come.
+    /// Chains that were available at the last look and are not taken.
+    #[must_use]
+    pub const fn ready(&self) -> u16 {
+        self.seen.wrapping_sub(self.next)
+    }
+
+    /// Asks the driver to notify about the next buffer that it makes available beyond those seen, and looks once more.
+    /// True if there is something to take, of which no notification may come.
     pub fn want_notifications(&mut self) -> Result<bool, Violation> {
         if self.options.event_index {
-            self.used.store16(used_entry(self.size), self.next)?;
+            self.used.store16(used_entry(self.size), self.seen)?;
         } else {
             self.used.store16(0, 0)?;
         }
         fence(Ordering::SeqCst);
-        Ok(self.next != self.seen || self.look()?)
+        self.look()
     }
 
     /// Tells the driver that notifications are of no use now. It may send some.

@@ -3,19 +3,20 @@
 //! Offsets count from the first byte of a list. Nothing is done if the list is too short: the callers have
 //! checked lengths, and what they did not check is not to be reached.
 
-use crate::hw::{self, Unreachable};
+use crate::hw::{self, CopyFault, Unreachable};
 use crate::segment::Segment;
 use alloc::vec::Vec;
 
 /// Calls `each` with the pieces that `bytes` bytes from `offset` on consist of: address, length, and how many
 /// bytes came before.
 #[inline]
-fn pieces(
+fn pieces<E>(
     list: &[Segment],
     mut offset: u64,
     bytes: u64,
-    mut each: impl FnMut(u64, u64, u64) -> Result<(), Unreachable>,
-) -> Result<(), Unreachable> {
+    short: E,
+    mut each: impl FnMut(u64, u64, u64) -> Result<(), E>,
+) -> Result<(), E> {
     let mut done = 0;
     for segment in list {
         if done == bytes {
@@ -31,29 +32,37 @@ fn pieces(
         offset = 0;
         done += piece;
     }
-    if done == bytes {
-        Ok(())
-    } else {
-        Err(Unreachable)
-    }
+    if done == bytes { Ok(()) } else { Err(short) }
 }
 
 /// Reads from `offset` on.
 #[inline]
 pub fn read(list: &[Segment], offset: u64, out: &mut [u8]) -> Result<(), Unreachable> {
-    pieces(list, offset, out.len() as u64, |pa, len, done| {
-        let to = out.get_mut(done as usize..(done + len) as usize);
-        hw::pool_read(pa, to.ok_or(Unreachable)?)
-    })
+    pieces(
+        list,
+        offset,
+        out.len() as u64,
+        Unreachable,
+        |pa, len, done| {
+            let to = out.get_mut(done as usize..(done + len) as usize);
+            hw::pool_read(pa, to.ok_or(Unreachable)?)
+        },
+    )
 }
 
 /// Writes from `offset` on.
 #[inline]
 pub fn write(list: &[Segment], offset: u64, bytes: &[u8]) -> Result<(), Unreachable> {
-    pieces(list, offset, bytes.len() as u64, |pa, len, done| {
-        let from = bytes.get(done as usize..(done + len) as usize);
-        hw::pool_write(pa, from.ok_or(Unreachable)?)
-    })
+    pieces(
+        list,
+        offset,
+        bytes.len() as u64,
+        Unreachable,
+        |pa, len, done| {
+            let from = bytes.get(done as usize..(done + len) as usize);
+            hw::pool_write(pa, from.ok_or(Unreachable)?)
+        },
+    )
 }
 
 /// Copies `bytes` bytes between two lists.
@@ -64,29 +73,35 @@ pub fn copy(
     from: &[Segment],
     from_offset: u64,
     bytes: u64,
-) -> Result<(), Unreachable> {
+) -> Result<(), CopyFault> {
     let mut target = to.iter();
     let mut current = Segment::default();
     let mut skip = to_offset;
-    pieces(from, from_offset, bytes, |mut pa, mut len, _| {
-        while len != 0 {
-            if current.len == 0 {
-                current = *target.next().ok_or(Unreachable)?;
-                let skipped = skip.min(current.len.into());
-                skip -= skipped;
-                current.pa += skipped;
-                current.len -= skipped as u32;
-                continue;
+    pieces(
+        from,
+        from_offset,
+        bytes,
+        CopyFault::Source,
+        |mut pa, mut len, _| {
+            while len != 0 {
+                if current.len == 0 {
+                    current = *target.next().ok_or(CopyFault::Target)?;
+                    let skipped = skip.min(current.len.into());
+                    skip -= skipped;
+                    current.pa += skipped;
+                    current.len -= skipped as u32;
+                    continue;
+                }
+                let piece = len.min(current.len.into());
+                hw::pool_copy(current.pa, pa, piece)?;
+                current.pa += piece;
+                current.len -= piece as u32;
+                pa += piece;
+                len -= piece;
             }
-            let piece = len.min(current.len.into());
-            hw::pool_copy(current.pa, pa, piece)?;
-            current.pa += piece;
-            current.len -= piece as u32;
-            pa += piece;
-            len -= piece;
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
 }
 
 /// Cuts the list behind its first `offset` bytes, and answers the rest.

@@ -8,7 +8,7 @@
 //! A copy that fails may have been done in part.
 
 use super::memory::wholly_in_pool;
-use crate::hw::Unreachable;
+use crate::hw::{CopyFault, Unreachable};
 use core::arch::{asm, global_asm};
 
 global_asm!(
@@ -120,14 +120,17 @@ const fn outcome(esr: u64) -> Result<(), Unreachable> {
     if esr == 0 { Ok(()) } else { Err(Unreachable) }
 }
 
-/// Copies `bytes` bytes.
+/// ESR_ELx.ISS.WnR of a Data Abort: the access was a write.
+const WRITE: u64 = 1 << 6;
+
+/// Copies `bytes` bytes. Answers 0 or ESR_EL1 of the abort that ended it.
 ///
 /// # Safety
 ///
 /// No Rust object but ones this call has exclusively (at `to`) or may read (at `from`) lies in either range;
 /// either is mapped or faults into the fix-up.
 #[inline]
-unsafe fn copy(to: u64, from: u64, bytes: u64) -> Result<(), Unreachable> {
+unsafe fn copy(to: u64, from: u64, bytes: u64) -> u64 {
     let esr: u64;
     // SAFETY: the caller's promise; the function clobbers x0-x10 and flags, returns by x30, and uses no stack.
     unsafe {
@@ -143,17 +146,26 @@ unsafe fn copy(to: u64, from: u64, bytes: u64) -> Result<(), Unreachable> {
             options(nostack),
         );
     }
-    outcome(esr)
+    esr
 }
 
 /// Copies pool memory to pool memory. What overlaps is copied in ascending order.
 #[inline]
-pub fn pool_copy(to: u64, from: u64, bytes: u64) -> Result<(), Unreachable> {
-    if !wholly_in_pool(to, bytes) || !wholly_in_pool(from, bytes) {
-        return Err(Unreachable);
+pub fn pool_copy(to: u64, from: u64, bytes: u64) -> Result<(), CopyFault> {
+    if !wholly_in_pool(from, bytes) {
+        return Err(CopyFault::Source);
+    }
+    if !wholly_in_pool(to, bytes) {
+        return Err(CopyFault::Target);
     }
     // SAFETY: pool memory, in which no Rust object lives.
-    unsafe { copy(to, from, bytes) }
+    match unsafe { copy(to, from, bytes) } {
+        0 => Ok(()),
+        // Told by the abort itself: looking again would let a guest share its page in the meantime, and put the
+        // blame on the other side.
+        esr if esr & WRITE != 0 => Err(CopyFault::Target),
+        _ => Err(CopyFault::Source),
+    }
 }
 
 /// Copies pool memory out of the pool.
@@ -164,7 +176,7 @@ pub fn pool_read(from: u64, to: &mut [u8]) -> Result<(), Unreachable> {
         return Err(Unreachable);
     }
     // SAFETY: pool memory, and a slice of the caller's.
-    unsafe { copy(to.as_mut_ptr() as u64, from, bytes) }
+    outcome(unsafe { copy(to.as_mut_ptr() as u64, from, bytes) })
 }
 
 /// Copies bytes into pool memory.
@@ -175,7 +187,7 @@ pub fn pool_write(to: u64, from: &[u8]) -> Result<(), Unreachable> {
         return Err(Unreachable);
     }
     // SAFETY: pool memory, and a slice of the caller's.
-    unsafe { copy(to, from.as_ptr() as u64, bytes) }
+    outcome(unsafe { copy(to, from.as_ptr() as u64, bytes) })
 }
 
 /// A range of pool memory that is known to be one: words in it are reached without looking again whether they

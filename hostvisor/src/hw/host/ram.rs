@@ -1,7 +1,7 @@
 //! RAM on the development host: banks of bytes at made-up physical addresses, so that what reaches guests'
 //! memory is tested there. Each test makes banks of its own; addresses are never given twice.
 
-use crate::hw::Unreachable;
+use crate::hw::{CopyFault, Unreachable};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -91,11 +91,11 @@ fn bank(at: u64, bytes: u64) -> Result<Arc<Bank>, Unreachable> {
 }
 
 /// Copies pool memory to pool memory.
-pub fn pool_copy(to: u64, from: u64, bytes: u64) -> Result<(), Unreachable> {
-    bank(to, bytes)?;
+pub fn pool_copy(to: u64, from: u64, bytes: u64) -> Result<(), CopyFault> {
+    bank(to, bytes).map_err(|_| CopyFault::Target)?;
     let mut buffer = alloc::vec![0; bytes as usize];
-    pool_read(from, &mut buffer)?;
-    pool_write(to, &buffer)
+    pool_read(from, &mut buffer).map_err(|_| CopyFault::Source)?;
+    pool_write(to, &buffer).map_err(|_| CopyFault::Target)
 }
 
 /// Copies pool memory out of the pool.

@@ -1,4 +1,5 @@
 //! Queues and registers against drivers that keep the rules, and drivers that do not.
 
+mod net;
 mod queue;
 mod registers;

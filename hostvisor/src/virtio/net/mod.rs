@@ -1,0 +1,237 @@
+//! Network device (virtio 1.2 §5.1): a guest's interface, which is a port of a switch.
+//!
+//! What a guest sends is copied from its buffers straight into the receivers', on the CPU where it notified. A
+//! receiver without buffers keeps a bounded backlog ([`receive`]).
+//!
+//! Offloads need not match: what a sender leaves to do and a receiver has not negotiated is done in between
+//! ([`crate::net::offload`]).
+//!
+//! Locks, in this order: `transmit`, then the switch's (released before delivery), then `receive` of *another* device. The
+//! own `receive` is never taken with `transmit` held.
+
+mod receive;
+mod transmit;
+
+use super::device::{CONFIG, Device, Link};
+use super::queue::{Queue, Violation};
+use crate::net::frame::Frame;
+use crate::net::offload::{Accepts, Fault};
+use crate::net::switch::{Counters, Port, PortId, Refused, Switch};
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::AtomicBool;
+use receive::Receiver;
+use spin::Mutex;
+use transmit::Transmitter;
+
+const KIND: u32 = 1;
+/// Descriptors: a frame of 64 KiB takes some 40 receive buffers.
+const RECEIVE_SIZE: u16 = 1024;
+const TRANSMIT_SIZE: u16 = 256;
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+
+/// Device features (§5.1.3).
+mod feature {
+    /// VIRTIO_NET_F_CSUM
+    pub(super) const CSUM: u64 = 1 << 0;
+    /// VIRTIO_NET_F_GUEST_CSUM
+    pub(super) const GUEST_CSUM: u64 = 1 << 1;
+    /// VIRTIO_NET_F_MAC
+    pub(super) const MAC: u64 = 1 << 5;
+    /// VIRTIO_NET_F_GUEST_TSO4
+    pub(super) const GUEST_TSO4: u64 = 1 << 7;
+    /// VIRTIO_NET_F_GUEST_TSO6
+    pub(super) const GUEST_TSO6: u64 = 1 << 8;
+    /// VIRTIO_NET_F_HOST_TSO4
+    pub(super) const HOST_TSO4: u64 = 1 << 11;
+    /// VIRTIO_NET_F_HOST_TSO6
+    pub(super) const HOST_TSO6: u64 = 1 << 12;
+    /// VIRTIO_NET_F_MRG_RXBUF
+    pub(super) const MRG_RXBUF: u64 = 1 << 15;
+    /// VIRTIO_NET_F_STATUS
+    pub(super) const STATUS: u64 = 1 << 16;
+}
+
+/// All that is offered.
+const OFFERED: u64 = feature::CSUM
+    | feature::GUEST_CSUM
+    | feature::MAC
+    | feature::GUEST_TSO4
+    | feature::GUEST_TSO6
+    | feature::HOST_TSO4
+    | feature::HOST_TSO6
+    | feature::MRG_RXBUF
+    | feature::STATUS;
+
+/// VIRTIO_NET_S_LINK_UP.
+const LINK_UP: u8 = 1;
+
+/// What the negotiated features let a driver leave to the device.
+const fn sends(features: u64) -> Accepts {
+    Accepts {
+        checksum: features & feature::CSUM != 0,
+        tso4: features & feature::HOST_TSO4 != 0,
+        tso6: features & feature::HOST_TSO6 != 0,
+    }
+}
+
+/// What they let the device leave to the driver.
+const fn takes(features: u64) -> Accepts {
+    Accepts {
+        checksum: features & feature::GUEST_CSUM != 0,
+        tso4: features & feature::GUEST_TSO4 != 0,
+        tso6: features & feature::GUEST_TSO6 != 0,
+    }
+}
+
+/// The end of the interface that the switch has.
+pub struct Interface {
+    link: Arc<Link>,
+    counters: Counters,
+    receiver: Mutex<Receiver>,
+}
+
+/// A guest's network device.
+pub struct Net {
+    interface: Arc<Interface>,
+    address: [u8; 6],
+    switch: Arc<Switch>,
+    /// Its port, until the VM ends.
+    port: Mutex<Option<PortId>>,
+    transmitter: Mutex<Option<Transmitter>>,
+    /// Somebody has notified the transmit queue since its buffers were looked at last.
+    notified: AtomicBool,
+}
+
+impl Interface {
+    /// The driver broke the rules at `queue`.
+    fn broken(&self, queue: usize, violation: &Violation) {
+        self.link.broken(queue, violation);
+    }
+}
+
+impl Port for Interface {
+    fn label(&self) -> String {
+        self.link.name().to_string()
+    }
+
+    fn deliver(&self, frame: &Frame<'_>) -> Result<(), Fault> {
+        self.receive(frame)
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
+
+impl Net {
+    /// An interface with this address at `switch`. An address that is taken there is a mistake in the manifests: the log
+    /// says so, and the interface stays without link.
+    #[must_use]
+    pub fn new(link: Arc<Link>, address: [u8; 6], switch: Arc<Switch>) -> Arc<Self> {
+        let interface = Arc::new(Interface {
+            link,
+            counters: Counters::default(),
+            receiver: Mutex::new(Receiver::new()),
+        });
+        let port = match switch.attach(interface.clone(), Some(address)) {
+            Ok(port) => Some(port),
+            Err(refused) => {
+                let why = match refused {
+                    Refused::Full => "all its ports are taken",
+                    Refused::Address => "another interface has its address",
+                };
+                log::error!(
+                    "{}: no link to switch {}: {why}",
+                    interface.link.name(),
+                    switch.name()
+                );
+                None
+            }
+        };
+        Arc::new(Self {
+            interface,
+            address,
+            switch,
+            port: Mutex::new(port),
+            transmitter: Mutex::new(None),
+            notified: AtomicBool::new(false),
+        })
+    }
+}
+
+impl Device for Net {
+    fn kind(&self) -> u32 {
+        KIND
+    }
+
+    fn features(&self) -> u64 {
+        OFFERED
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[RECEIVE_SIZE, TRANSMIT_SIZE]
+    }
+
+    /// Dependencies of features (§5.1.3.1).
+    fn accepts(&self, features: u64) -> bool {
+        let (sends, takes) = (sends(features), takes(features));
+        let sound = |accepts: Accepts| accepts.checksum || !(accepts.tso4 || accepts.tso6);
+        sound(sends) && sound(takes)
+    }
+
+    fn configuration(&self) -> [u8; CONFIG] {
+        let mut bytes = [0; CONFIG];
+        let linked = self.port.lock().is_some();
+        let fields = self
+            .address
+            .into_iter()
+            .chain([if linked { LINK_UP } else { 0 }]);
+        bytes
+            .iter_mut()
+            .zip(fields)
+            .for_each(|(to, from)| *to = from);
+        bytes
+    }
+
+    fn activate(&self, features: u64, queues: Vec<Option<Queue>>) {
+        let mut queues = queues.into_iter();
+        let (receive, transmit) = (queues.next().flatten(), queues.next().flatten());
+        self.interface.receiver.lock().start(receive, features);
+        *self.transmitter.lock() = transmit.map(|queue| Transmitter::new(queue, sends(features)));
+    }
+
+    fn notify(&self, queue: usize) -> bool {
+        match queue {
+            RECEIVE => self.interface.refilled(),
+            TRANSMIT => self.transmit(),
+            _ => false,
+        }
+    }
+
+    fn resume(&self) -> bool {
+        // One after the other: neither is to be forgotten for the other.
+        let receiving = self.interface.refilled();
+        self.transmit() | receiving
+    }
+
+    fn reset(&self) {
+        *self.transmitter.lock() = None;
+        self.interface.receiver.lock().stop();
+    }
+
+    fn close(&self) {
+        // In this order: nothing is sent any more in the name of a port that may soon be somebody else's.
+        self.reset();
+        let port = self.port.lock().take();
+        if let Some(port) = port {
+            self.switch.detach(port);
+        }
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.interface.counters.list()
+    }
+}

@@ -1,0 +1,143 @@
+//! From a guest's transmit queue to the switch.
+
+use super::{Net, TRANSMIT};
+use crate::net::frame::{Frame, HEAD};
+use crate::net::header::LEN;
+use crate::net::offload::{self, Accepts, Fault};
+use crate::net::switch::{Counters, PortId};
+use crate::net::{MAX_FRAME, NetHeader};
+use crate::segment;
+use crate::virtio::queue::{Chain, Queue, Violation};
+use crate::virtio::transfer;
+use core::sync::atomic::Ordering;
+
+/// Most frames, and bytes, sent in one go.
+const FRAMES: usize = 64;
+const BYTES: usize = 256 << 10;
+
+/// The transmit queue of a live device.
+pub(super) struct Transmitter {
+    queue: Queue,
+    chain: Chain,
+    sends: Accepts,
+}
+
+impl Transmitter {
+    pub(super) fn new(queue: Queue, sends: Accepts) -> Self {
+        let chain = Chain::default();
+        Self {
+            queue,
+            chain,
+            sends,
+        }
+    }
+}
+
+impl Net {
+    /// Sends what is in the queue. True if there is more than is done in one go.
+    ///
+    /// Two CPUs may notify at once. The second one does not wait: it leaves word, and the first looks again.
+    pub(super) fn transmit(&self) -> bool {
+        self.notified.store(true, Ordering::SeqCst);
+        loop {
+            let Some(mut guard) = self.transmitter.try_lock() else {
+                return false;
+            };
+            let mut more = false;
+            while !more && self.notified.swap(false, Ordering::SeqCst) {
+                let Some(transmitter) = guard.as_mut() else {
+                    return false;
+                };
+                match self.send(transmitter) {
+                    Ok(left) => more = left,
+                    Err(violation) => {
+                        *guard = None;
+                        self.interface.broken(TRANSMIT, &violation);
+                        return false;
+                    }
+                }
+            }
+            drop(guard);
+            // Who came after the last look found the lock taken.
+            if more || !self.notified.load(Ordering::SeqCst) {
+                return more;
+            }
+        }
+    }
+
+    fn send(&self, transmitter: &mut Transmitter) -> Result<bool, Violation> {
+        let Transmitter {
+            queue,
+            chain,
+            sends,
+        } = transmitter;
+        let port = *self.port.lock();
+        queue.refuse_notifications()?;
+        let (mut frames, mut bytes) = (0, 0);
+        loop {
+            while frames < FRAMES && bytes < BYTES && queue.pop(chain)? {
+                frames += 1;
+                bytes += self.send_one(chain, *sends, port)?;
+                queue.push(chain.head, 0)?;
+            }
+            if queue.publish()? {
+                self.interface.link.used_buffers();
+            }
+            if frames >= FRAMES || bytes >= BYTES {
+                return Ok(true);
+            }
+            if !queue.want_notifications()? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Sends one frame; answers its length. A frame that is none is counted, and no more.
+    fn send_one(
+        &self,
+        chain: &Chain,
+        sends: Accepts,
+        port: Option<PortId>,
+    ) -> Result<usize, Violation> {
+        if !chain.writable.is_empty() {
+            return Err(Violation::Request("a frame to send that is to be written"));
+        }
+        let counters = &self.interface.counters;
+        let total = segment::total(&chain.readable);
+        let len = usize::try_from(total)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(LEN);
+        if !(HEAD..=MAX_FRAME).contains(&len) {
+            Counters::count(&counters.refused, 1);
+            return Ok(0);
+        }
+        // Header and the frame's own beginning, read once.
+        let mut start = [0; LEN + HEAD];
+        transfer::read(&chain.readable, 0, &mut start)?;
+        let (Some(header), Some(head)) = (start.first_chunk(), start.last_chunk()) else {
+            return Ok(0);
+        };
+        let sent = offload::check(&NetHeader::read(header), len, sends)
+            .ok_or(Fault::Malformed)
+            .and_then(|header| {
+                let frame = Frame::in_pool(header, *head, &chain.readable, LEN as u64, len);
+                match port {
+                    Some(port) => self.switch.forward(port, &frame),
+                    // Without link it is lost.
+                    None => Err(Fault::Malformed),
+                }
+            });
+        match sent {
+            Ok(()) => {
+                Counters::count(&counters.sent, 1);
+                Counters::count(&counters.sent_bytes, len as u64);
+                Ok(len)
+            }
+            Err(Fault::Malformed) => {
+                Counters::count(&counters.refused, 1);
+                Ok(len)
+            }
+            Err(Fault::Unreachable) => Err(Violation::NotShared),
+        }
+    }
+}
