@@ -2,7 +2,7 @@
 
 use super::manage::{Manage, ManageError, VmSummary};
 use super::parse::{Action, Command, Typed, parse};
-use super::{Terminal, disks, top};
+use super::{Terminal, disks, nets, top};
 use crate::console::Output;
 use crate::log;
 use crate::sched::fair::DEFAULT_WEIGHT;
@@ -15,7 +15,7 @@ use core::time::Duration;
 const HELP: &str = "\
 vm list             all VMs: state, vCPUs, memory, kind, time since start
 vm top              CPU time and exits of running VMs since the last vm top
-vm stat NAME        exits by reason, memory, weight, run time of a VM
+vm stat NAME        exits by reason, memory, weight, run time, devices of a VM
 vm console NAME     attaches a VM's console; Ctrl-] comes back here
 vm start NAME       starts a stopped VM
 vm stop NAME        powers a VM off and frees its memory
@@ -27,6 +27,7 @@ mem                 where the machine's memory is
 cpu                 what the machine's CPUs do
 disk                the machine's disks: size, partitions, requests
 disk check NAME     reads the first MiB of a disk; the log tells its CRC-32
+net                 virtual switches: ports, addresses, packets, drops
 probe ADDR          reads physical address ADDR as the hostvisor
 shutdown            ends all VMs and switches the machine off
 help                this list
@@ -95,6 +96,7 @@ fn run(command: Command<'_>, manage: &mut dyn Manage, out: &mut Printer<'_>) -> 
             Err(fault) => writeln!(out, "probe {address:#x}: fault: {fault}"),
         },
         Command::Disks => disks::list(manage, out),
+        Command::Nets => nets::list(manage, out),
         Command::CheckDisk(name) => match manage.check_disk(name) {
             Ok(()) => Ok(()),
             Err(error) => writeln!(out, "disk check: {error}"),
@@ -213,6 +215,13 @@ fn stat(vm: &VmSummary, manage: &dyn Manage, out: &mut Printer<'_>) -> fmt::Resu
     writeln!(out, "answered by the core  {:>12}", total(&stat.core))?;
     for (name, count) in CORE_TRAPS.into_iter().zip(stat.core) {
         writeln!(out, "  {name:20}{count:>12}")?;
+    }
+    for device in &stat.devices {
+        writeln!(out, "device {}", device.name)?;
+        let violations = ("violations", device.violations);
+        for (name, count) in device.counters.iter().chain([&violations]) {
+            writeln!(out, "  {name:20}{count:>12}")?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,10 @@
 use super::*;
 use crate::log::{HostLog, Kind};
-use crate::shell::manage::{CpuStat, DiskStat, Fault, MemoryStat, Usage, VmStat, VmState, VmUsage};
+use crate::net::switch::PortStat;
+use crate::shell::manage::{
+    CpuStat, DiskStat, Fault, MemoryStat, SwitchStat, Usage, VmStat, VmState, VmUsage,
+};
+use crate::virtio::bus::DeviceStat;
 use alloc::vec::Vec;
 use proptest::prelude::*;
 
@@ -56,6 +60,11 @@ impl Manage for Fake {
             wait_ticks: vec![0, 3250],
             exits: core::array::from_fn(|i| i as u64 + 1),
             core: [100, 200, 300, 400],
+            devices: vec![DeviceStat {
+                name: "net0".into(),
+                counters: vec![("packets sent", 7)],
+                violations: 1,
+            }],
             end: Some("powered off".into()),
         })
     }
@@ -137,6 +146,23 @@ impl Manage for Fake {
                 ..DiskStat::default()
             },
         ]
+    }
+
+    fn switches(&self) -> Vec<SwitchStat> {
+        let port = |id, label: &str, addresses| PortStat {
+            id,
+            label: label.into(),
+            addresses,
+            counters: vec![("packets sent", 5), ("packets dropped", 2)],
+        };
+        let learned = (0..10).map(|n| ([2, 0, 0, 0, 0, n], false)).collect();
+        vec![SwitchStat {
+            name: "lan".into(),
+            ports: vec![
+                port(0, "vm web: net0", vec![([0x52, 0x54, 0, 0, 0, 1], true)]),
+                port(1, "uplink", learned),
+            ],
+        }]
     }
 
     fn check_disk(&self, name: &str) -> Result<(), ManageError> {
@@ -389,4 +415,23 @@ proptest! {
             prop_assert!(shown.ends_with('\n'));
         }
     }
+}
+
+#[test]
+fn net_shows_ports_addresses_and_counters_and_stops_at_some() {
+    let shown = shown("net");
+    assert!(
+        shown.starts_with("switch lan: 2 ports\n  port 0: vm web: net0\n"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("    52:54:00:00:00:01  its own\n"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("    packets dropped                2\n"),
+        "{shown}"
+    );
+    assert_eq!(shown.matches("learned").count(), 8, "{shown}");
+    assert!(shown.contains("    and 2 more\n"), "{shown}");
 }

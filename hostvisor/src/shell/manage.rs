@@ -1,6 +1,8 @@
 //! What management (the shell) can ask of the machine: plain data and one trait, nothing of how it is
 //! done, so that the shell is tested against a fake.
 
+use crate::net::switch::PortStat;
+use crate::virtio::bus::DeviceStat;
 use abi::hypercall::VcpuStat;
 use abi::run::ExitReason;
 use alloc::string::String;
@@ -70,6 +72,8 @@ pub struct VmStat {
     pub exits: [u64; ExitReason::COUNT],
     /// Traps the core answered by itself, by [`VcpuStat`].
     pub core: [u64; VcpuStat::COUNT],
+    /// Its virtio devices.
+    pub devices: Vec<DeviceStat>,
     /// Why it ended last, if it did.
     pub end: Option<String>,
 }
@@ -231,6 +235,15 @@ impl fmt::Display for Fault {
     }
 }
 
+/// A virtual switch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SwitchStat {
+    /// Its name.
+    pub name: String,
+    /// Its ports.
+    pub ports: Vec<PortStat>,
+}
+
 /// The machine, as management sees it. VMs go by their bundle name.
 ///
 /// Life-cycle commands return once they are accepted; what became of them is told by a line in the
@@ -263,6 +276,8 @@ pub trait Manage {
     fn disks(&self) -> Vec<DiskStat>;
     /// Starts reading the beginning of a disk; the log tells the outcome.
     fn check_disk(&self, name: &str) -> Result<(), ManageError>;
+    /// The virtual switches.
+    fn switches(&self) -> Vec<SwitchStat>;
     /// Reads the 64-bit word at physical address `pa` (rounded down to 8 bytes).
     fn probe(&self, pa: u64) -> Result<u64, Fault>;
     /// Stops all VMs, prints the verdict and switches the machine off.

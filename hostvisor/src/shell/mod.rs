@@ -7,6 +7,7 @@ pub mod commands;
 mod disks;
 pub mod editor;
 pub mod manage;
+mod nets;
 pub mod parse;
 mod top;
 

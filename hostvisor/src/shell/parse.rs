@@ -29,6 +29,8 @@ pub enum Command<'a> {
     Disks,
     /// `disk check NAME`
     CheckDisk(&'a str),
+    /// `net`
+    Nets,
     /// `shutdown`
     Shutdown,
 }
@@ -47,8 +49,8 @@ pub enum Action {
 }
 
 /// The first words of commands.
-pub const COMMANDS: [&str; 8] = [
-    "help", "vm", "log", "mem", "cpu", "disk", "probe", "shutdown",
+pub const COMMANDS: [&str; 9] = [
+    "help", "vm", "log", "mem", "cpu", "disk", "net", "probe", "shutdown",
 ];
 /// What may follow `vm`.
 pub const VM_COMMANDS: [&str; 9] = [
@@ -197,6 +199,7 @@ pub fn parse(line: &str) -> Result<Option<Command<'_>>, Error<'_>> {
         "log" => (Command::Log, "log"),
         "mem" => (Command::Memory, "mem"),
         "cpu" => (Command::Cpus, "cpu"),
+        "net" => (Command::Nets, "net"),
         "shutdown" => (Command::Shutdown, "shutdown"),
         "probe" => {
             let word = words.next().ok_or(Error::NoAddress)?;
@@ -303,6 +306,7 @@ mod tests {
         assert_eq!(ok("log"), Command::Log);
         assert_eq!(ok("mem"), Command::Memory);
         assert_eq!(ok("cpu"), Command::Cpus);
+        assert_eq!(ok("net"), Command::Nets);
         assert_eq!(ok("shutdown"), Command::Shutdown);
         assert_eq!(ok("probe 0x4000_0000"), Command::Probe(0x4000_0000));
         assert_eq!(ok("probe 16"), Command::Probe(16));

@@ -141,10 +141,15 @@ impl Bus {
     #[must_use]
     pub fn stat(&self) -> Vec<DeviceStat> {
         let stat = |slot: &Transport| DeviceStat {
-            name: slot.link().name().into(),
+            name: device_name(slot.link().name()).into(),
             counters: slot.device().counters(),
             violations: slot.link().violations().into(),
         };
         self.slots.iter().map(stat).collect()
     }
+}
+
+/// Without the VM: `net0` of `vm web: net0`.
+fn device_name(name: &str) -> &str {
+    name.rsplit_once(' ').map_or(name, |(_, device)| device)
 }

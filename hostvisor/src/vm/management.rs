@@ -4,9 +4,10 @@ use super::manager::{Manager, core_info};
 use super::slot::{Seen, Slot, Stage, counters};
 use super::vcpu::Vcpu;
 use crate::frames::FRAMES;
+use crate::net::switch;
 use crate::shell::manage::{
-    CpuStat, DiskStat, Fault, Manage, ManageError, MemoryStat, Usage, VmStat, VmState, VmSummary,
-    VmUsage,
+    CpuStat, DiskStat, Fault, Manage, ManageError, MemoryStat, SwitchStat, Usage, VmStat, VmState,
+    VmSummary, VmUsage,
 };
 use crate::shell::parse::Typed;
 use crate::{cpu, hw, storage};
@@ -159,6 +160,7 @@ impl Manage for Manager {
             wait_ticks: counters.wait_ticks,
             exits: counters.exits,
             core: counters.core,
+            devices: counters.devices,
             end: slot.end.clone(),
         })
     }
@@ -271,6 +273,14 @@ impl Manage for Manager {
         } else {
             Err(ManageError::Other("no memory to read into".to_string()))
         }
+    }
+
+    fn switches(&self) -> Vec<SwitchStat> {
+        let stat = |switch: &alloc::sync::Arc<switch::Switch>| SwitchStat {
+            name: switch.name().to_string(),
+            ports: switch.stat(),
+        };
+        switch::all().iter().map(stat).collect()
     }
 
     fn probe(&self, pa: u64) -> Result<u64, Fault> {

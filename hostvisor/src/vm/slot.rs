@@ -4,6 +4,7 @@ use super::build::{Build, Holdings, describe};
 use super::teardown::Teardown;
 use super::{End, Vm};
 use crate::log::VERDICT;
+use crate::virtio::bus::DeviceStat;
 use crate::{console, hw};
 use abi::HostCall;
 use abi::hypercall::VcpuStat;
@@ -31,6 +32,7 @@ pub(super) struct Counters {
     pub(super) core: [u64; VcpuStat::COUNT],
     pub(super) run_ticks: Vec<u64>,
     pub(super) wait_ticks: Vec<u64>,
+    pub(super) devices: Vec<DeviceStat>,
 }
 
 /// What a VM had used of the machine when `vm top` looked last.
@@ -189,6 +191,7 @@ impl Slot {
 pub(super) fn counters(vm: &Vm) -> Counters {
     let mut counters = Counters {
         exits: vm.exits(),
+        devices: vm.virtio.stat(),
         ..Counters::default()
     };
     for (index, vcpu) in vm.vcpus.iter().enumerate() {
