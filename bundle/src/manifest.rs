@@ -4,12 +4,18 @@
 //! A manifest has exactly one text form, so that it can be signed. People do not write it: they write
 //! TOML, which the `cloister` tool turns into this. Nothing has a default here.
 
+mod cpu_set;
+mod fault;
+
 use crate::device::{self, Disk, GuestConsole, MAX_DISKS, MAX_NETS, Net};
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::RangeInclusive;
+
+pub use cpu_set::cpu_set_text;
+pub use fault::{Error, Fault};
 
 /// Longest VM name, in bytes.
 pub const MAX_NAME: usize = 31;
@@ -196,118 +202,6 @@ impl Key {
     }
 }
 
-/// What is wrong with a manifest, and in which line (counted from 1; 0: in none of them).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Error {
-    /// Line number, or 0 where no single line is to blame.
-    pub line: usize,
-    /// What is wrong there.
-    pub fault: Fault,
-}
-
-/// What is wrong with a manifest.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Fault {
-    /// More than [`MAX_MANIFEST`] bytes.
-    TooLong(usize),
-    /// Not UTF-8.
-    NotText,
-    /// The last line has no line feed at its end.
-    CutOff,
-    /// Not of the form `key = value`.
-    NotKeyValue,
-    /// No such key.
-    UnknownKey(String),
-    /// The key was in the line named already.
-    DuplicateKey(Key, usize),
-    /// More lines with the key than [`Key::max_lines`].
-    TooMany(Key),
-    /// The disk's source or the interface's hardware address, in words, is another line's, too.
-    Repeated(Key, String),
-    /// The key is in no line.
-    MissingKey(Key),
-    /// The key stands before one that belongs in front of it.
-    OutOfOrder(Key),
-    /// The value is not one of [`Key::allowed`].
-    BadValue(Key, String),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "manifest")?;
-        if self.line != 0 {
-            write!(f, " line {}", self.line)?;
-        }
-        match &self.fault {
-            Fault::TooLong(size) => {
-                write!(f, ": {size} bytes, at most {MAX_MANIFEST} are allowed")
-            }
-            Fault::NotText => write!(f, ": not UTF-8 text"),
-            Fault::CutOff => write!(f, ": cut off, no line feed at its end"),
-            Fault::NotKeyValue => write!(f, ": not of the form 'key = value'"),
-            Fault::UnknownKey(key) => {
-                write!(f, ": unknown key '{}', allowed are", Shown(key))?;
-                for (i, key) in Key::ALL.iter().enumerate() {
-                    write!(f, "{} {}", if i == 0 { "" } else { "," }, key.as_str())?;
-                }
-                Ok(())
-            }
-            Fault::DuplicateKey(key, first) => {
-                write!(f, ": key '{}' again, first in line {first}", key.as_str())
-            }
-            Fault::TooMany(key) => {
-                let (key, max) = (key.as_str(), key.max_lines());
-                write!(f, ": more than {max} '{key}' lines")
-            }
-            Fault::Repeated(key, what) => {
-                write!(f, ": {} {} twice in one VM", key.as_str(), Shown(what))
-            }
-            Fault::MissingKey(key) => {
-                write!(
-                    f,
-                    ": key '{}' is missing, must be {}",
-                    key.as_str(),
-                    key.allowed()
-                )
-            }
-            Fault::OutOfOrder(key) => write!(f, ": key '{}' is out of order", key.as_str()),
-            Fault::BadValue(key, value) => {
-                write!(
-                    f,
-                    ": {} = '{}', must be {}",
-                    key.as_str(),
-                    Shown(value),
-                    key.allowed()
-                )
-            }
-        }
-    }
-}
-
-impl core::error::Error for Error {}
-
-/// Text from outside inside a message: escaped, and shortened so that it stays one line.
-struct Shown<'a>(&'a str);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MAX: usize = 60;
-        let mut chars = self.0.chars();
-        for c in chars.by_ref().take(MAX) {
-            if c.is_control() {
-                write!(f, "{}", c.escape_default())?
-            } else {
-                write!(f, "{c}")?
-            }
-        }
-        if chars.next().is_some() {
-            write!(f, "...")
-        } else {
-            Ok(())
-        }
-    }
-}
-
 /// The lines of a manifest, sorted by key: (line number, value).
 type Lines<'a> = [Vec<(usize, &'a str)>; Key::ALL.len()];
 
@@ -370,7 +264,8 @@ impl Manifest {
             },
             append: value(Key::Append)?.0.to_owned(),
             weight: number(Key::Weight, 1..=u64::from(MAX_WEIGHT))? as u32,
-            affinity: value(Key::Affinity).and_then(|(text, bad)| cpu_set(text).ok_or(bad))?,
+            affinity: value(Key::Affinity)
+                .and_then(|(text, bad)| cpu_set::parse(text).ok_or(bad))?,
             entropy: boolean(Key::Entropy)?,
             console: value(Key::Console)
                 .and_then(|(text, bad)| GuestConsole::parse(text).ok_or(bad))?,
@@ -557,37 +452,6 @@ fn split(text: &str) -> Result<Lines<'_>, Error> {
         }
     }
     Ok(lines)
-}
-
-/// `all`, or `0,2,5` for bits 0, 2 and 5; the outer `Option` is for text that is neither.
-fn cpu_set(text: &str) -> Option<Option<u64>> {
-    if text == "all" {
-        return Some(None);
-    }
-    let mut set = 0_u64;
-    for field in text.split(',') {
-        let bit = decimal(field).and_then(|cpu| 1_u64.checked_shl(u32::try_from(cpu).ok()?))?;
-        // Ascending: the new bit lies above all others.
-        if bit <= set {
-            return None;
-        }
-        set |= bit;
-    }
-    Some(Some(set))
-}
-
-/// A VM's CPUs as written: `all`, or `0,2` for bits 0 and 2.
-#[must_use]
-pub fn cpu_set_text(set: Option<u64>) -> String {
-    let Some(set) = set else {
-        return "all".to_owned();
-    };
-    let has = |cpu: &u32| set.checked_shr(*cpu).is_some_and(|rest| rest & 1 == 1);
-    let cpus: Vec<_> = (0..u64::BITS)
-        .filter(has)
-        .map(|cpu| cpu.to_string())
-        .collect();
-    cpus.join(",")
 }
 
 /// A decimal number in its only form: digits, no sign, no leading zeros.
