@@ -14,7 +14,7 @@ fn attack(cpu: &str, cpus: u32, expected: usize) {
         .cpu(cpu)
         .cpus(cpus)
         .memory("512M")
-        .timeout(300);
+        .timeout(600);
     let mut run = machine.start_hostile("attack=all");
     let end = run.expect_line("ATTACKS done: ");
     let text = run.text();

@@ -37,6 +37,10 @@ pub(crate) fn now() -> u64 {
     mrs!("cntpct_el0")
 }
 
+/// How long anything that should happen may take, in milliseconds: far more than it needs, since a loaded
+/// machine's emulated CPUs stand still for seconds. Only what never happens takes this long.
+pub(crate) const PATIENCE: u64 = 20_000;
+
 /// Ticks of the counter in `milliseconds`.
 pub(crate) fn ticks(milliseconds: u64) -> u64 {
     mrs!("cntfrq_el0") * milliseconds / 1000

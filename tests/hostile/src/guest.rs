@@ -108,7 +108,18 @@ impl Guest {
         self.step_with(&mut [0x1111_1111_1111_1111; 31], 2)
     }
 
-    /// The same, with this program's registers as given, and as they are afterwards, and the timer's
+    /// Runs it until it exits for a reason of its own: a starved CPU may see its timer first.
+    pub(crate) fn next_exit(self) -> Result<Exit, Error> {
+        for _ in 0..cpu::PATIENCE / 10 {
+            let exit = self.step_with(&mut [0x1111_1111_1111_1111; 31], 10)?;
+            if !exit.is(ExitReason::Irq) {
+                return Ok(exit);
+            }
+        }
+        self.step()
+    }
+
+    /// One VCPU_RUN with this program's registers as given, and as they are afterwards, and the timer's
     /// milliseconds.
     pub(crate) fn step_with(
         self,
@@ -141,9 +152,9 @@ impl Guest {
         self.command_within(what, args, 5000, 2)
     }
 
-    /// Has the guest count at `ipa` until another CPU kicks this one, for ten seconds at most.
+    /// Has the guest count at `ipa` until another CPU kicks this one; it outlasts what that one waits for.
     pub(crate) fn beat_until_kicked(self, ipa: u64) -> Result<u64, Stop> {
-        self.command_within(Do::Beat, &[ipa], 0, 10_000)
+        self.command_within(Do::Beat, &[ipa], 0, 4 * cpu::PATIENCE)
     }
 
     /// Answers an access to the control page: a command word, or the result, which it returns.

@@ -50,7 +50,9 @@ pub(crate) fn start_and_wait(index: usize) -> bool {
         return false;
     }
     let begin = cpu::now();
-    while UP[index].load(Ordering::SeqCst) == before && cpu::now() - begin < cpu::ticks(5000) {
+    while UP[index].load(Ordering::SeqCst) == before
+        && cpu::now() - begin < cpu::ticks(cpu::PATIENCE)
+    {
         core::hint::spin_loop();
     }
     UP[index].load(Ordering::SeqCst) != before

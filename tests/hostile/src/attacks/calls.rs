@@ -230,7 +230,7 @@ fn cpu_off_on() -> Outcome {
         smp::turn_off(last);
         let begin = cpu::now();
         let info = || call::smc(psci::AFFINITY_INFO_64.into(), &[smp::mpidr(last), 0]);
-        while info() != psci::AFFINITY_OFF && cpu::now() - begin < cpu::ticks(2000) {}
+        while info() != psci::AFFINITY_OFF && cpu::now() - begin < cpu::ticks(cpu::PATIENCE) {}
         given!(
             info() == psci::AFFINITY_OFF,
             "CPU {last} does not go off: {}",

@@ -44,7 +44,8 @@ struct Hot {
 
 fn wait_for(counter: &AtomicU64, least: u64) {
     let begin = cpu::now();
-    while counter.load(Ordering::SeqCst) < least && cpu::now() - begin < cpu::ticks(3000) {}
+    while counter.load(Ordering::SeqCst) < least && cpu::now() - begin < cpu::ticks(cpu::PATIENCE) {
+    }
 }
 
 /// CPU 1 reaches for `pa` over and over, without ever leaving EL1, while CPU 0 does `change`, after
@@ -158,7 +159,7 @@ fn watch(guest: Guest, ipa: u64, pa: u64) -> Outcome {
     together(2, &|index| {
         if index == 1 {
             started.store(1, Ordering::SeqCst);
-            match guest.command_within(Do::Watch, &[ipa, 1], 0, 4000) {
+            match guest.command_within(Do::Watch, &[ipa, 1], 0, cpu::PATIENCE) {
                 Ok(value) => saw.store(value, Ordering::SeqCst),
                 Err(Stop::Exit(e)) if e.is(ExitReason::MmioRead) => {
                     ended.store(e.args[0], Ordering::SeqCst)
@@ -240,7 +241,7 @@ fn moved() -> Outcome {
     let there = peek_on(1, guest, SECRET_IPA);
     require!(there == Err(true), "on the other CPU it read {there:x?}");
     // The same access again, on the CPU where it was first.
-    let here = guest.step();
+    let here = guest.next_exit();
     require!(
         here.is_ok_and(|e| e.is(ExitReason::MmioRead)),
         "back here: {here:x?}"

@@ -1,10 +1,10 @@
 //! Row 11: a protected vCPU's registers, its answers, its power.
 
 use super::{Attack, SECRET};
-use crate::call;
 use crate::guest::{self, BAIT, DROP, Do, Guest, Stop};
 use crate::verdict::{Failure, Outcome, given, refused, require};
 use crate::vm::{SECRET_IPA, Vm};
+use crate::{call, cpu};
 use abi::run::{self, ExitReason};
 use abi::{Error, HostCall, PAGE_SIZE, psci};
 
@@ -186,7 +186,7 @@ fn in_between() -> Outcome {
         up_to(guest, Do::Registers, &[SECRET + n], BAIT)?;
         // Not answered: the access repeats, with everything as it was.
         for _ in 0..3 {
-            let again = guest.step_with(&mut [n; 31], 1000)?;
+            let again = guest.step_with(&mut [n; 31], cpu::PATIENCE)?;
             given!(again.is(ExitReason::MmioRead), "{again:x?}");
         }
         guest.reply(n);
@@ -244,7 +244,7 @@ fn secondary() -> Outcome {
     );
     second.set_page_word(run::MMIO_VALUE, 0xbad);
     second.set_page_word(run::ENTRY_FLAGS, run::ENTRY_REPLY);
-    let begin = second.step_with(&mut [0xbbbb_bbbb; 31], 100)?;
+    let begin = second.step_with(&mut [0xbbbb_bbbb; 31], cpu::PATIENCE)?;
     given!(
         begin.is(ExitReason::MmioRead),
         "its first exit is {begin:x?}"
