@@ -9,7 +9,7 @@ use crate::vm::VcpuRef;
 use crate::vm::management::Reserved;
 use crate::vm::manager::{Manager, core_info};
 use crate::{
-    clock, cpu, drivers, gic, interrupts, log as host_log, random, service, storage, uart, vm,
+    clock, cpu, drivers, gic, interrupts, log as host_log, net, random, service, storage, uart, vm,
 };
 use abi::hypercall::CoreInfo;
 use abi::{MAX_CPUS, PAGE_SIZE};
@@ -254,7 +254,8 @@ fn enable_console_input() {
 /// Drives the machine's disks and network devices.
 fn start_devices(machine: &Machine) {
     let devices = drivers::probe::all(machine);
-    let lines = storage::machine::init(devices.disks);
+    let mut lines = storage::machine::init(devices.disks);
+    lines.extend(net::machine::init(devices.nics));
     interrupts::install(lines);
 }
 
@@ -275,6 +276,7 @@ fn read_bundle(machine: &Machine, reserved: Reserved) -> Manager {
         }
     };
     random::seed(&machine.seed);
+    net::machine::join(entries.iter().flatten().map(|entry| &entry.manifest));
     let manager = Manager::new(
         entries,
         machine.options.clone(),

@@ -14,8 +14,9 @@ mod transmit;
 
 use super::device::{CONFIG, Device, Link};
 use super::queue::{Queue, Violation};
+use crate::net::feature::{self, LINK_UP, sends, takes};
 use crate::net::frame::Frame;
-use crate::net::offload::{Accepts, Fault};
+use crate::net::offload::{self, Fault};
 use crate::net::switch::{Counters, Port, PortId, Refused, Switch};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -32,28 +33,6 @@ const TRANSMIT_SIZE: u16 = 256;
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
-/// Device features (§5.1.3).
-mod feature {
-    /// VIRTIO_NET_F_CSUM
-    pub(super) const CSUM: u64 = 1 << 0;
-    /// VIRTIO_NET_F_GUEST_CSUM
-    pub(super) const GUEST_CSUM: u64 = 1 << 1;
-    /// VIRTIO_NET_F_MAC
-    pub(super) const MAC: u64 = 1 << 5;
-    /// VIRTIO_NET_F_GUEST_TSO4
-    pub(super) const GUEST_TSO4: u64 = 1 << 7;
-    /// VIRTIO_NET_F_GUEST_TSO6
-    pub(super) const GUEST_TSO6: u64 = 1 << 8;
-    /// VIRTIO_NET_F_HOST_TSO4
-    pub(super) const HOST_TSO4: u64 = 1 << 11;
-    /// VIRTIO_NET_F_HOST_TSO6
-    pub(super) const HOST_TSO6: u64 = 1 << 12;
-    /// VIRTIO_NET_F_MRG_RXBUF
-    pub(super) const MRG_RXBUF: u64 = 1 << 15;
-    /// VIRTIO_NET_F_STATUS
-    pub(super) const STATUS: u64 = 1 << 16;
-}
-
 /// All that is offered.
 const OFFERED: u64 = feature::CSUM
     | feature::GUEST_CSUM
@@ -64,27 +43,6 @@ const OFFERED: u64 = feature::CSUM
     | feature::HOST_TSO6
     | feature::MRG_RXBUF
     | feature::STATUS;
-
-/// VIRTIO_NET_S_LINK_UP.
-const LINK_UP: u8 = 1;
-
-/// What the negotiated features let a driver leave to the device.
-const fn sends(features: u64) -> Accepts {
-    Accepts {
-        checksum: features & feature::CSUM != 0,
-        tso4: features & feature::HOST_TSO4 != 0,
-        tso6: features & feature::HOST_TSO6 != 0,
-    }
-}
-
-/// What they let the device leave to the driver.
-const fn takes(features: u64) -> Accepts {
-    Accepts {
-        checksum: features & feature::GUEST_CSUM != 0,
-        tso4: features & feature::GUEST_TSO4 != 0,
-        tso6: features & feature::GUEST_TSO6 != 0,
-    }
-}
 
 /// The end of the interface that the switch has.
 pub struct Interface {
@@ -178,7 +136,7 @@ impl Device for Net {
     /// Dependencies of features (§5.1.3.1).
     fn accepts(&self, features: u64) -> bool {
         let (sends, takes) = (sends(features), takes(features));
-        let sound = |accepts: Accepts| accepts.checksum || !(accepts.tso4 || accepts.tso6);
+        let sound = |accepts: offload::Accepts| accepts.checksum || !(accepts.tso4 || accepts.tso6);
         sound(sends) && sound(takes)
     }
 

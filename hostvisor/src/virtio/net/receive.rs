@@ -3,9 +3,10 @@
 //! What there are no buffers for waits in a backlog of bounded bytes, in order, until the guest makes buffers
 //! available; when that is full frames are dropped and counted. The memory of all backlogs together is bounded too.
 
-use super::{Interface, RECEIVE, feature, takes};
+use super::{Interface, RECEIVE};
 use crate::hw::CopyFault;
 use crate::net::NetHeader;
+use crate::net::feature::{self, takes};
 use crate::net::frame::{Frame, HEAD};
 use crate::net::header::LEN;
 use crate::net::offload::{self, Accepts, Fault};
