@@ -26,3 +26,26 @@ fn a_hostile_driver_is_named_and_its_device_comes_back() {
     }
     run.check(!text.contains("vm alice: rng"), "the wrong VM is blamed");
 }
+
+#[test]
+fn a_hostile_network_driver_is_named_and_its_neighbours_frames_arrive() {
+    let mallory = VmSpec::test_guest("mallory", "net-hostile,net-private,net-frames");
+    let alice = VmSpec::test_guest("alice", "net-frames,net-frames,net-frames").open();
+    let two = |vm: VmSpec| vm.net("lan", "").net("lan", "");
+    let mut run = Machine::new()
+        .cpus(2)
+        .vm(two(mallory))
+        .vm(two(alice))
+        .start();
+    Verdicts::expect_all_pass(&mut run, &[]);
+    run.wait_success();
+    let text = run.text();
+    for what in [
+        "vm mallory: net0: queue 1: descriptor chain loops; the device waits for a reset",
+        "vm mallory: net1: queue 0: a receive buffer that is to be read; the device waits for a reset",
+        "vm alice: powered off",
+    ] {
+        run.check(text.contains(what), what);
+    }
+    run.check(!text.contains("vm alice: net"), "the wrong VM is blamed");
+}

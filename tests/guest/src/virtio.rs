@@ -45,6 +45,7 @@ pub(crate) mod reg {
     pub(crate) const QUEUE_DESC: u64 = 0x80;
     pub(crate) const QUEUE_DRIVER: u64 = 0x90;
     pub(crate) const QUEUE_DEVICE: u64 = 0xa0;
+    pub(crate) const CONFIG: u64 = 0x100;
 }
 
 /// VIRTIO_F_INDIRECT_DESC, _EVENT_IDX, _VERSION_1, _ACCESS_PLATFORM.

@@ -5,6 +5,7 @@ mod gic;
 mod load;
 mod mmio;
 mod modes;
+mod net;
 mod psci;
 mod smccc;
 mod state;
@@ -114,6 +115,9 @@ pub(crate) static TESTS: &[Test] = &[
     hypervisor("virtio-entropy", virtio::entropy),
     hypervisor("virtio-hostile", virtio::hostile),
     hypervisor("virtio-private", virtio::private),
+    hypervisor("net-frames", net::frames),
+    hypervisor("net-hostile", net::hostile),
+    hypervisor("net-private", net::private),
     any("state-exits", state::across_exits),
     any("state-switches", state::across_switches),
     any("wfi-self", wakeups::self_wakeups),
