@@ -11,6 +11,7 @@ pub mod artifacts;
 pub mod bundle;
 pub mod console;
 pub mod gdb;
+pub mod http;
 pub mod machine;
 pub mod process;
 pub mod run;

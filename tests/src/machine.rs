@@ -21,7 +21,9 @@ pub struct Machine {
     timeout: Duration,
     tool_timeout: Option<u64>,
     qemu_args: Vec<String>,
+    tool_args: Vec<String>,
     icount: bool,
+    bus: &'static str,
 }
 
 impl Default for Machine {
@@ -45,7 +47,9 @@ impl Machine {
             timeout: Duration::from_secs(120),
             tool_timeout: None,
             qemu_args: Vec::new(),
+            tool_args: Vec::new(),
             icount: false,
+            bus: "mmio",
         }
     }
 
@@ -119,6 +123,20 @@ impl Machine {
         self
     }
 
+    /// Disks and network cards are on PCI.
+    #[must_use]
+    pub fn pci(mut self) -> Self {
+        self.bus = "pci";
+        self
+    }
+
+    /// One more argument for `cloister run`.
+    #[must_use]
+    pub fn tool_arg(mut self, arg: &str) -> Self {
+        self.tool_args.push(arg.to_owned());
+        self
+    }
+
     /// One more argument for QEMU.
     #[must_use]
     pub fn qemu_arg(mut self, arg: &str) -> Self {
@@ -161,6 +179,8 @@ impl Machine {
             "--gic",
             &self.gic.to_string(),
         ]);
+        command.args(["--disk-bus", self.bus]);
+        command.args(&self.tool_args);
         for (index, vm) in self.vms.iter().enumerate() {
             command.arg("--vm").arg(vm.write_to(dir, index));
         }

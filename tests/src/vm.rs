@@ -19,6 +19,8 @@ pub struct VmSpec {
     autostart: bool,
     on_reboot: &'static str,
     more: String,
+    /// Tables, which come last.
+    tables: String,
 }
 
 impl VmSpec {
@@ -35,6 +37,7 @@ impl VmSpec {
             autostart: true,
             on_reboot: "restart",
             more: String::new(),
+            tables: String::new(),
         }
     }
 
@@ -122,6 +125,26 @@ impl VmSpec {
         self
     }
 
+    /// A disk: the raw image `path`.
+    #[must_use]
+    pub fn disk(self, path: &Path) -> Self {
+        self.disk_table(&format!("image = \"{}\"", path.display()))
+    }
+
+    /// A disk, as the lines of its table say.
+    #[must_use]
+    pub fn disk_table(mut self, lines: &str) -> Self {
+        let _ = writeln!(self.tables, "\n[[disk]]\n{lines}");
+        self
+    }
+
+    /// A network interface at `switch`, with what else its table says.
+    #[must_use]
+    pub fn net(mut self, switch: &str, lines: &str) -> Self {
+        let _ = writeln!(self.tables, "\n[[net]]\nswitch = \"{switch}\"\n{lines}");
+        self
+    }
+
     /// The TOML text.
     #[must_use]
     pub fn toml(&self) -> String {
@@ -143,6 +166,7 @@ impl VmSpec {
             self.protected, self.autostart, self.on_reboot
         );
         text.push_str(&self.more);
+        text.push_str(&self.tables);
         text
     }
 
