@@ -12,7 +12,7 @@ megabytes() { echo $(($(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo) 
 # Drivers that Debian's kernels have as modules, in the order in which they need each other. What a kernel
 # has built in has no file.
 load_modules() {
-    for module in failover net_failover virtio_net virtio_blk virtio_mmio virtio-rng; do
+    for module in virtio virtio_ring failover net_failover virtio_net virtio_blk virtio_mmio virtio-rng; do
         file=/lib/modules/$(uname -r)/$module.ko
         [ ! -e "$file" ] || grep -q "^$(echo $module | tr - _) " /proc/modules || insmod "$file"
     done
