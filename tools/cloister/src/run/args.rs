@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bundle::{Format, GuestConsole, OnReboot};
 use clap::{Args, ValueEnum};
 
+use super::ask::Ask;
 use super::disks::DiskArg;
 use super::network::Forward;
 use crate::size::Size;
@@ -111,6 +112,11 @@ pub(crate) struct RunArgs {
     /// 8080:web:80; may be repeated
     #[arg(long, value_name = "PORT:VM:PORT", help_heading = IO)]
     pub(crate) forward: Vec<Forward>,
+
+    /// Ask a server in a VM until it answers, and say how long one request takes: http://ADDRESS:PORT/PATH or
+    /// redis://ADDRESS:PORT; may be repeated
+    #[arg(long, value_name = "URL", help_heading = IO)]
+    pub(crate) ask: Vec<Ask>,
 
     /// What the Nth of these is for the Nth uplink, instead of QEMU's user network: QEMU's -netdev without id,
     /// like tap,ifname=tap0,script=no,downscript=no

@@ -2,6 +2,7 @@
 //! hostvisor says at the end into an exit status.
 
 mod args;
+mod ask;
 mod console;
 mod disks;
 mod machine;
@@ -52,6 +53,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         "starting {}: {} CPUs ({}), {} of memory",
         qemu.version, args.cpus, args.cpu, args.memory
     ));
+    ask::begin(&args.ask);
     console::run(&qemu, &command, args, interactive)
 }
 
