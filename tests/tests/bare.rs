@@ -5,7 +5,7 @@ use tests::Machine;
 use tests::verdicts::{SMP_ONLY, Verdicts, not_of_gic};
 
 /// Their answers rightly differ without a hypervisor.
-const HYPERVISOR_ONLY: [&str; 8] = [
+const HYPERVISOR_ONLY: [&str; 11] = [
     "smccc-version",
     "smccc-host-calls",
     "id-features",
@@ -14,6 +14,9 @@ const HYPERVISOR_ONLY: [&str; 8] = [
     "virtio-entropy",
     "virtio-hostile",
     "virtio-private",
+    "net-frames",
+    "net-hostile",
+    "net-private",
 ];
 
 #[test]

@@ -19,6 +19,8 @@ fn suite(gic: u32, cpus: u32, cpu: &str, vm: VmSpec, skipped: &[&str]) {
 
 fn all() -> VmSpec {
     VmSpec::test_guest("suite", "all")
+        .net("lan", "")
+        .net("lan", "")
 }
 
 #[test]

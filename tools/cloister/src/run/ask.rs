@@ -78,15 +78,16 @@ impl Ask {
         let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        match self.protocol {
-            Protocol::Http => write!(
-                stream,
+        let request = match self.protocol {
+            Protocol::Http => format!(
                 "GET {} HTTP/1.0\r\nHost: {}\r\n\r\n",
                 self.path, self.address
-            )?,
+            ),
             // Ends with QUIT, so that the server hangs up.
-            Protocol::Redis => stream.write_all(b"PING\r\nQUIT\r\n")?,
-        }
+            Protocol::Redis => "PING\r\nQUIT\r\n".to_owned(),
+        };
+        // In one piece: a server that answers to the first of several and hangs up resets the connection.
+        stream.write_all(request.as_bytes())?;
         let mut answer = Vec::new();
         stream.take(MOST).read_to_end(&mut answer)?;
         let text = String::from_utf8_lossy(&answer);
