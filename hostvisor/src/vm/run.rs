@@ -306,16 +306,15 @@ impl<'a> Running<'a> {
     fn fill(&mut self) {
         let index = self.task.index;
         let available = LIST_REGISTERS.load(Ordering::Relaxed);
-        let mut lists = self.local.lists;
         let (mut vgic, kicks) = self.settle();
-        let fill = vgic.fill(index, lists.get_mut(..available).unwrap_or(&mut []));
+        let local = &mut *self.local;
+        let lists = local.lists.get_mut(..available).unwrap_or(&mut []);
+        let fill = vgic.fill(index, lists);
         let active = vgic.vtimer_needs_active(index);
         drop(vgic);
-        let local = &mut *self.local;
         for (n, &word) in lists.iter().take(fill.count).enumerate() {
             local.page.write(page::LIST_REGISTERS + n, word);
         }
-        local.lists = lists;
         local.page.write(page::LR_COUNT, fill.count as u64);
         let hcr = if fill.underflow { UNDERFLOW } else { 0 };
         if hcr != local.hcr {
