@@ -34,14 +34,43 @@ impl Vgic {
         if self.has_lists(vcpu) {
             self.put_back(vcpu);
         }
-        match self.cpus.get_mut(vcpu) {
-            Some(cpu) if cpu.summary != 0 => self.fill_queued(vcpu, lrs),
-            Some(cpu) => {
-                cpu.vtimer_done = false;
-                Fill::default()
-            }
-            None => Fill::default(),
+        let Some(cpu) = self.cpus.get_mut(vcpu) else {
+            return Fill::default();
+        };
+        cpu.vtimer_done = false;
+        if cpu.summary == 0 {
+            return Fill::default();
         }
+        match self.fill_one(vcpu, lrs) {
+            Some(fill) => fill,
+            None => self.fill_queued(vcpu, lrs),
+        }
+    }
+
+    /// [`Vgic::fill_queued`] where one private interrupt is all there is, as it mostly is; `None` if it is not.
+    #[inline]
+    fn fill_one(&mut self, vcpu: usize, lrs: &mut [u64]) -> Option<Fill> {
+        let cpu = self.cpus.get_mut(vcpu)?;
+        let flag = cpu.todo[0];
+        if cpu.summary != 1 || !flag.is_power_of_two() || self.model == Model::V2 {
+            return None;
+        }
+        let lr = lrs.first_mut()?;
+        let intid = flag.trailing_zeros();
+        cpu.todo[0] = 0;
+        cpu.summary = 0;
+        let block = &mut cpu.private;
+        block.queued &= !flag;
+        block.held |= flag;
+        let wanted = block.wanted(self.groups);
+        let hw = intid == self.vtimer && self.vtimer_hw;
+        *lr = load(block, intid, intid, wanted, true, hw);
+        cpu.lists[0] = intid as u16;
+        cpu.filled = 1;
+        Some(Fill {
+            count: 1,
+            underflow: false,
+        })
     }
 
     #[cold]
@@ -60,7 +89,6 @@ impl Vgic {
         let Some(cpu) = self.cpus.get_mut(vcpu) else {
             return Fill::default();
         };
-        cpu.vtimer_done = false;
         let mut slots = lrs.iter_mut().zip(&mut cpu.lists);
         let mut count = 0;
         // Bit n: list register n has an SGI that is to name its sender.
@@ -138,6 +166,14 @@ impl Vgic {
             return KickMask::NONE;
         };
         let filled = core::mem::take(&mut cpu.filled);
+        let intid = u32::from(cpu.lists[0]);
+        if filled == 1 && intid < FIRST_SPI && self.model == Model::V3 {
+            // As mostly.
+            let lr = lrs.first().copied();
+            unload(&mut cpu.private, 1 << intid, lr);
+            cpu.vtimer_done |= was_deactivated(lr);
+            return self.update_private(vcpu, 1 << intid);
+        }
         let mut private = 0;
         // SGIs that the guest has not taken.
         let mut returned = 0;
@@ -153,7 +189,7 @@ impl Vgic {
             if unload(&mut cpu.private, 1 << intid, lr) && u32::from(intid) < SGIS {
                 returned |= 1 << intid;
             }
-            cpu.vtimer_done |= lr.is_some_and(|lr| lr & (LR_HW | LR_PENDING | LR_ACTIVE) == LR_HW);
+            cpu.vtimer_done |= was_deactivated(lr);
         }
         if self.model == Model::V2 {
             bits(returned).for_each(|intid| cpu.take_back_sender(intid));
@@ -302,6 +338,11 @@ fn load(block: &mut Block, bit: u32, intid: u32, wanted: u32, stays: bool, hw: b
         }
     }
     lr
+}
+
+/// True if the guest's deactivation of the list register was one of the physical interrupt too.
+fn was_deactivated(lr: Option<u64>) -> bool {
+    lr.is_some_and(|lr| lr & (LR_HW | LR_PENDING | LR_ACTIVE) == LR_HW)
 }
 
 /// Takes an interrupt back from its list register, or from one that the guest never saw. True if a latch

@@ -345,9 +345,10 @@ impl<'a> Running<'a> {
     /// Kicks others; a kick for this vCPU itself is a refresh.
     #[inline]
     pub(super) fn kick(&mut self, kicks: KickMask) {
-        if !kicks.is_empty() {
-            self.refresh |= kicks.contains(self.task.index);
-            self.vm.kick_all(kicks.without(self.task.index));
+        self.refresh |= kicks.contains(self.task.index);
+        let others = kicks.without(self.task.index);
+        if !others.is_empty() {
+            self.vm.kick_all(others);
             self.share();
         }
     }
