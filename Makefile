@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants churn explore noninterference fuzz bench-micro bench-micro-update run test audit fmt lint clean
+.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants churn secret explore noninterference fuzz bench-micro bench-micro-update run test audit fmt lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BARE := $(TARGET)/aarch64-unknown-none-softfloat/release
@@ -45,6 +45,9 @@ test-guest: tool
 	@echo "make: building the bare-metal test guest" >&2
 	@CLOISTER_QUIET=1 tools/bare-cargo build -p test-guest --release
 	@$(TOOL) flatten $(BARE)/test-guest build/test-guest.bin
+	@echo "make: building the program that keeps a secret in a Linux guest" >&2
+	@CLOISTER_QUIET=1 tools/bare-cargo build -p secret-keeper --release
+	@cmp -s $(BARE)/secret-keeper build/secret-keeper || cp $(BARE)/secret-keeper build/secret-keeper
 
 # The same trusted code around the hostile hostvisor. After 'payload', whose output in $(BARE) it replaces.
 hostile-payload: payload
@@ -65,6 +68,9 @@ ROUNDS ?= 100000
 
 churn: hostile-payload ## Create, run and destroy VMs on four CPUs at once: all comes back (ROUNDS=100000)
 	@CLOISTER_CHURN_ROUNDS=$(ROUNDS) cargo test -q -p tests --test churn -- --nocapture
+
+secret: build guest guest-kernel ## Look for a protected Linux's secret in all RAM that the hostvisor reads, virtio included
+	@cargo test -q -p tests --test secret -- --test-threads=1 --include-ignored
 
 build: payload test-guest ## Build the tool, the bootable image (build/cloister.img) and the test guest
 

@@ -26,6 +26,7 @@ pub mod machine;
 pub mod net;
 pub mod random;
 pub mod ring;
+pub mod scan;
 pub mod sched;
 pub mod seed;
 pub mod segment;

@@ -68,6 +68,8 @@ pub struct Options {
     pub exit_when_idle: bool,
     /// `console=`: a VM's name, or `shell`.
     pub console: Option<String>,
+    /// Allow what is for debugging only: [`crate::scan`].
+    pub debug: bool,
 }
 
 impl Options {
@@ -76,6 +78,7 @@ impl Options {
         for word in arguments.split_ascii_whitespace() {
             match word.split_once('=') {
                 None if word == "exit-when-idle" => options.exit_when_idle = true,
+                None if word == "debug" => options.debug = true,
                 Some(("console", name)) => options.console = Some(name.to_string()),
                 _ => {}
             }
@@ -412,7 +415,7 @@ mod tests {
         w.end_node(n).unwrap();
         let n = w.begin_node("chosen").unwrap();
         w.property_string("stdout-path", "/pl011@9000000").unwrap();
-        w.property_string("bootargs", "exit-when-idle console=web quiet")
+        w.property_string("bootargs", "exit-when-idle console=web debug quiet")
             .unwrap();
         w.property_u32("linux,initrd-start", 0x4800_0000).unwrap();
         w.property_u64("linux,initrd-end", 0x4800_1234).unwrap();
@@ -457,7 +460,8 @@ mod tests {
             m.options,
             Options {
                 exit_when_idle: true,
-                console: Some("web".into())
+                console: Some("web".into()),
+                debug: true,
             }
         );
     }

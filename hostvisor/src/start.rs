@@ -9,7 +9,8 @@ use crate::vm::VcpuRef;
 use crate::vm::management::Reserved;
 use crate::vm::manager::{Manager, core_info};
 use crate::{
-    clock, cpu, drivers, gic, interrupts, log as host_log, net, random, service, storage, uart, vm,
+    clock, cpu, drivers, gic, interrupts, log as host_log, net, random, scan, service, storage,
+    uart, vm,
 };
 use abi::hypercall::CoreInfo;
 use abi::{MAX_CPUS, PAGE_SIZE};
@@ -63,6 +64,9 @@ pub fn first(boot: BootInfo) -> ! {
     start_cpus(&machine);
     enable_console_input();
     start_devices(&machine);
+    if machine.options.debug {
+        scan::allow(machine.ram.clone());
+    }
     let manager = read_bundle(&machine, reserved);
     service::init(manager);
     cpu_loop(0)

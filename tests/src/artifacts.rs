@@ -15,6 +15,10 @@ pub enum Artifact {
     Tool,
     /// The bare-metal test guest as a flat image.
     TestGuest,
+    /// A Linux program that spreads a secret over its machine.
+    SecretKeeper,
+    /// A small arm64 kernel with CONFIG_ARM_PKVM_GUEST.
+    KernelPkvm,
     /// Debian's arm64 cloud kernel 6.1.
     Kernel61,
     /// Debian's arm64 cloud kernel 6.12.
@@ -31,6 +35,8 @@ impl Artifact {
             Self::HostilePayload => "cloister-hostile.img",
             Self::Tool => "bin/cloister",
             Self::TestGuest => "test-guest.bin",
+            Self::SecretKeeper => "secret-keeper",
+            Self::KernelPkvm => "guest/pkvm/Image",
             Self::Kernel61 => "guest/6.1/Image",
             Self::Kernel612 => "guest/6.12/Image",
             Self::Initrd => "guest/initrd.gz",
@@ -41,6 +47,7 @@ impl Artifact {
     fn target(self) -> &'static str {
         match self {
             Self::HostilePayload => "make hostile-payload",
+            Self::KernelPkvm => "make guest-kernel",
             _ => "make build guest",
         }
     }

@@ -18,6 +18,7 @@ pub struct Machine {
     vms: Vec<VmSpec>,
     console: Option<String>,
     interactive: bool,
+    debug: bool,
     timeout: Duration,
     tool_timeout: Option<u64>,
     qemu_args: Vec<String>,
@@ -44,6 +45,7 @@ impl Machine {
             vms: Vec::new(),
             console: None,
             interactive: false,
+            debug: false,
             timeout: Duration::from_secs(120),
             tool_timeout: None,
             qemu_args: Vec::new(),
@@ -92,6 +94,13 @@ impl Machine {
     #[must_use]
     pub fn interactive(mut self) -> Self {
         self.interactive = true;
+        self
+    }
+
+    /// Allows the shell's `scan`.
+    #[must_use]
+    pub fn debug(mut self) -> Self {
+        self.debug = true;
         self
     }
 
@@ -194,6 +203,9 @@ impl Machine {
         });
         let limit = self.tool_timeout.unwrap_or(self.timeout.as_secs() + 10);
         command.args(["--timeout", &limit.to_string()]);
+        if self.debug {
+            command.arg("--debug");
+        }
         if self.icount {
             command.arg("--icount");
         }

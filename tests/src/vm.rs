@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use crate::artifacts::Artifact;
+use crate::bundle::newc_entry;
 
 /// What goes into a VM's TOML file.
 #[derive(Clone, Debug)]
@@ -11,6 +12,7 @@ pub struct VmSpec {
     name: String,
     kernel: PathBuf,
     initrd: Option<PathBuf>,
+    program: Option<PathBuf>,
     flat: bool,
     vcpus: u32,
     memory: String,
@@ -29,6 +31,7 @@ impl VmSpec {
             name: name.to_owned(),
             kernel,
             initrd: None,
+            program: None,
             flat: false,
             vcpus: 1,
             memory: "128M".to_owned(),
@@ -51,6 +54,13 @@ impl VmSpec {
             append: format!("console=ttyAMA0 panic=-1 cloister.test={steps}"),
             ..Self::new(name, kernel.path())
         }
+    }
+
+    /// Appends `program` to the initramfs, as `/program`.
+    #[must_use]
+    pub fn program(mut self, program: Artifact) -> Self {
+        self.program = Some(program.path());
+        self
     }
 
     /// The bare-metal test guest, which runs the tests named.
@@ -176,8 +186,31 @@ impl VmSpec {
     /// If it cannot be written.
     #[must_use]
     pub fn write_to(&self, dir: &Path, index: usize) -> PathBuf {
+        let mut spec = self.clone();
+        if let Some(program) = &self.program {
+            let path = dir.join(format!("{index}-{}.initrd", self.name));
+            write(&path, &with_program(self.initrd.as_deref(), program));
+            spec.initrd = Some(path);
+        }
         let path = dir.join(format!("{index}-{}.toml", self.name));
-        std::fs::write(&path, self.toml()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        write(&path, spec.toml().as_bytes());
         path
     }
+}
+
+/// The initramfs with one more file: Linux unpacks archives that follow each other, packed or not.
+fn with_program(initrd: Option<&Path>, program: &Path) -> Vec<u8> {
+    let mut all = initrd.map_or(Vec::new(), read);
+    all.resize(all.len().next_multiple_of(4), 0);
+    all.extend(newc_entry("program", &read(program)));
+    all.extend(newc_entry("TRAILER!!!", &[]));
+    all
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }

@@ -103,6 +103,11 @@ pub fn probe(at: u64) -> Result<u64, Fault> {
     Err(Fault { esr: 0, far: at })
 }
 
+/// Nothing can be read.
+pub fn count_complement(_page: u64, _complement: u64) -> Result<u64, crate::hw::Unreachable> {
+    Err(crate::hw::Unreachable)
+}
+
 /// Not allowed.
 pub fn probe_write(_at: u64, _value: u64, _foreign: &[(u64, u64)]) -> Option<Result<(), Fault>> {
     None

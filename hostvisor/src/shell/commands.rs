@@ -29,6 +29,7 @@ disk                the machine's disks: size, partitions, requests
 disk check NAME     reads the first MiB of a disk; the log tells its CRC-32
 net                 virtual switches: ports, addresses, packets, drops
 probe ADDR          reads physical address ADDR as the hostvisor
+scan WORD           counts the 64-bit words in all readable RAM whose complement is WORD
 shutdown            ends all VMs and switches the machine off
 help                this list
 ";
@@ -94,6 +95,14 @@ fn run(command: Command<'_>, manage: &mut dyn Manage, out: &mut Printer<'_>) -> 
         Command::Probe(address) => match manage.probe(address) {
             Ok(value) => writeln!(out, "{:#x}: {value:#018x}", address & !7),
             Err(fault) => writeln!(out, "probe {address:#x}: fault: {fault}"),
+        },
+        Command::Scan(complement) => match manage.scan(complement) {
+            Ok(scan) => writeln!(
+                out,
+                "scan: {} pages read, {} refused, {} words found",
+                scan.read, scan.refused, scan.found
+            ),
+            Err(error) => writeln!(out, "scan: {error}"),
         },
         Command::Disks => disks::list(manage, out),
         Command::Nets => nets::list(manage, out),

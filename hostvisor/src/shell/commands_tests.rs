@@ -1,6 +1,7 @@
 use super::*;
 use crate::log::{HostLog, Kind};
 use crate::net::switch::PortStat;
+use crate::scan::Scan;
 use crate::shell::manage::{
     CpuStat, DiskStat, Fault, MemoryStat, SwitchStat, Usage, VmStat, VmState, VmUsage,
 };
@@ -183,6 +184,17 @@ impl Manage for Fake {
         }
     }
 
+    fn scan(&self, complement: u64) -> Result<Scan, ManageError> {
+        match complement {
+            0 => Err(ManageError::Other("not allowed".into())),
+            found => Ok(Scan {
+                read: 1000,
+                refused: 24,
+                found,
+            }),
+        }
+    }
+
     fn shutdown(&mut self) {
         self.told.push("shutdown".into());
     }
@@ -333,6 +345,15 @@ fn console_attaches_by_place_in_the_list() {
     execute("vm console database", &mut Fake::default(), &mut screen);
     assert_eq!(screen.attached, [1]);
     assert_eq!(screen.text, b"");
+}
+
+#[test]
+fn scan_prints_what_it_saw_or_why_not() {
+    assert_eq!(
+        shown("scan 7"),
+        "scan: 1000 pages read, 24 refused, 7 words found\n"
+    );
+    assert_eq!(shown("scan 0"), "scan: not allowed\n");
 }
 
 #[test]

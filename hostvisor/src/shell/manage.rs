@@ -2,6 +2,7 @@
 //! done, so that the shell is tested against a fake.
 
 use crate::net::switch::PortStat;
+use crate::scan::Scan;
 use crate::virtio::bus::DeviceStat;
 use abi::hypercall::VcpuStat;
 use abi::run::ExitReason;
@@ -280,6 +281,8 @@ pub trait Manage {
     fn switches(&self) -> Vec<SwitchStat>;
     /// Reads the 64-bit word at physical address `pa` (rounded down to 8 bytes).
     fn probe(&self, pa: u64) -> Result<u64, Fault>;
+    /// Looks through all RAM for the word with this complement.
+    fn scan(&self, complement: u64) -> Result<Scan, ManageError>;
     /// Stops all VMs, prints the verdict and switches the machine off.
     fn shutdown(&mut self);
 }

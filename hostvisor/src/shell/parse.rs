@@ -25,6 +25,8 @@ pub enum Command<'a> {
     Cpus,
     /// `probe ADDR`
     Probe(u64),
+    /// `scan WORD`
+    Scan(u64),
     /// `disk`
     Disks,
     /// `disk check NAME`
@@ -49,8 +51,8 @@ pub enum Action {
 }
 
 /// The first words of commands.
-pub const COMMANDS: [&str; 9] = [
-    "help", "vm", "log", "mem", "cpu", "disk", "net", "probe", "shutdown",
+pub const COMMANDS: [&str; 10] = [
+    "help", "vm", "log", "mem", "cpu", "disk", "net", "probe", "scan", "shutdown",
 ];
 /// What may follow `vm`.
 pub const VM_COMMANDS: [&str; 9] = [
@@ -107,6 +109,10 @@ pub enum Error<'a> {
     NoDisk,
     /// Not a number of 64 bits.
     BadAddress(&'a str),
+    /// `scan` and nothing.
+    NoWord,
+    /// Not a number of 64 bits.
+    BadWord(&'a str),
     /// A word too many, behind this command.
     Extra(&'static str, &'a str),
 }
@@ -148,6 +154,15 @@ impl fmt::Display for Error<'_> {
             Self::BadAddress(word) => write!(
                 f,
                 "probe: '{}' is not an address (64 bits, hexadecimal with 0x or decimal)",
+                Typed(word)
+            ),
+            Self::NoWord => write!(
+                f,
+                "scan: WORD, the complement of what to look for, is missing"
+            ),
+            Self::BadWord(word) => write!(
+                f,
+                "scan: '{}' is not a word (64 bits, hexadecimal with 0x or decimal)",
                 Typed(word)
             ),
             Self::Extra(command, word) => {
@@ -206,6 +221,13 @@ pub fn parse(line: &str) -> Result<Option<Command<'_>>, Error<'_>> {
             (
                 Command::Probe(number(word).ok_or(Error::BadAddress(word))?),
                 "probe",
+            )
+        }
+        "scan" => {
+            let word = words.next().ok_or(Error::NoWord)?;
+            (
+                Command::Scan(number(word).ok_or(Error::BadWord(word))?),
+                "scan",
             )
         }
         "disk" => match words.next() {
@@ -310,6 +332,7 @@ mod tests {
         assert_eq!(ok("shutdown"), Command::Shutdown);
         assert_eq!(ok("probe 0x4000_0000"), Command::Probe(0x4000_0000));
         assert_eq!(ok("probe 16"), Command::Probe(16));
+        assert_eq!(ok("scan 0xf0"), Command::Scan(0xf0));
         assert_eq!(ok("probe 0xffffffffffffffff"), Command::Probe(u64::MAX));
         for action in Action::ALL {
             let line = alloc::format!("vm {} web-1", action.name());
@@ -365,6 +388,15 @@ mod tests {
                 )
             );
         }
+        assert_eq!(
+            error("scan"),
+            "scan: WORD, the complement of what to look for, is missing"
+        );
+        assert_eq!(
+            error("scan 0x1_0000_0000_0000_0000"),
+            "scan: '0x1_0000_0000_0000_0000' is not a word (64 bits, hexadecimal with 0x or decimal)"
+        );
+        assert_eq!(error("scan 1 2"), "scan: '2' is one word too many");
     }
 
     fn completions(line: &str) -> Vec<&str> {
@@ -374,7 +406,7 @@ mod tests {
     #[test]
     fn completion_knows_where_it_is() {
         assert_eq!(completions(""), COMMANDS);
-        assert_eq!(completions("s"), ["shutdown"]);
+        assert_eq!(completions("s"), ["scan", "shutdown"]);
         assert_eq!(completions("vm st"), ["stat", "stop", "start"]);
         assert_eq!(completions("vm stop "), ["web", "db", "web-2"]);
         assert_eq!(completions("vm console we"), ["web", "web-2"]);

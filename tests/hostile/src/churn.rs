@@ -8,7 +8,7 @@ use crate::vm::{PAGES, SECRET_IPA, Vm, kill};
 use crate::{access, call, frames, smp};
 use abi::hypercall::{CoreInfo, VM_PROTECTED};
 use abi::{Error, HostCall, MAX_CPUS, MAX_VCPUS, PAGE_SIZE};
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// vCPUs of the machine.
 const VCPUS: usize = 256;
@@ -61,17 +61,20 @@ fn churn(rounds: u64) -> Outcome {
 
     let ready = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
+    let done = AtomicU64::new(0);
     smp::together(cpus, &|cpu| {
         smp::meet(&ready, cpus);
-        for number in (cpu as u64..rounds).step_by(cpus) {
+        for (number, _) in (0..).zip((cpu as u64..rounds).step_by(cpus)) {
             if failed.load(Ordering::SeqCst) {
                 return;
             }
             if let Err(why) = round(number, plots[cpu]) {
                 failed.store(true, Ordering::SeqCst);
-                say!("churn: round {number} on CPU {cpu}: {why}");
-            } else if number % 1000 == 999 {
-                say!("churn: {} rounds", number + 1);
+                say!("churn: round {number} of CPU {cpu}: {why}");
+            }
+            let all = done.fetch_add(1, Ordering::SeqCst) + 1;
+            if all.is_multiple_of(1000) {
+                say!("churn: {all} rounds");
             }
         }
     });
@@ -93,7 +96,7 @@ fn churn(rounds: u64) -> Outcome {
     )
 }
 
-/// A VM from its beginning to its end. Three of four are protected, and leave nothing behind.
+/// A VM from its beginning to its end. Three of four of a CPU's are protected, and leave nothing behind.
 fn round(number: u64, plot: Plot) -> Result<(), Failure> {
     let protected = number % 4 != 3;
     let mut vm = Vm::create(protected, 1)?;

@@ -9,6 +9,7 @@
 
 use super::memory::wholly_in_pool;
 use crate::hw::{CopyFault, Unreachable};
+use abi::PAGE_SIZE;
 use core::arch::{asm, global_asm};
 
 global_asm!(
@@ -82,6 +83,23 @@ hv_store32:
     str   w1, [x0]
     mov   x0, xzr
     ret
+
+    // x0 = page, x1 = complement. Counts in x1 the words of the page whose complement that is. Clobbers x2-x5.
+hv_count_complement:
+    add   x2, x0, #4096
+    mov   x3, xzr
+1:  ldp   x4, x5, [x0], #16
+    mvn   x4, x4
+    mvn   x5, x5
+    cmp   x4, x1
+    cinc  x3, x3, eq
+    cmp   x5, x1
+    cinc  x3, x3, eq
+    cmp   x0, x2
+    b.lo  1b
+    mov   x1, x3
+    mov   x0, xzr
+    ret
 hv_copy_end:
 hv_copy_fixup:
     ret
@@ -99,6 +117,7 @@ unsafe extern "C" {
     fn hv_store_release16();
     fn hv_store16();
     fn hv_store32();
+    fn hv_count_complement();
 }
 
 fn address(symbol: unsafe extern "C" fn()) -> u64 {
@@ -188,6 +207,25 @@ pub fn pool_write(to: u64, from: &[u8]) -> Result<(), Unreachable> {
     }
     // SAFETY: pool memory, and a slice of the caller's.
     outcome(unsafe { copy(to, from.as_ptr() as u64, bytes) })
+}
+
+/// How many aligned 64-bit words of page `page`, whatever that is, have this complement. What is read stays in
+/// registers: no copy of it comes into being.
+pub fn count_complement(page: u64, complement: u64) -> Result<u64, Unreachable> {
+    let (esr, count): (u64, u64);
+    // SAFETY: reads; the function clobbers x0-x5, x30 and flags, and uses no stack.
+    unsafe {
+        asm!(
+            "bl {count}",
+            count = sym hv_count_complement,
+            inlateout("x0") page & !(PAGE_SIZE - 1) => esr,
+            inlateout("x1") complement => count,
+            lateout("x2") _, lateout("x3") _, lateout("x4") _, lateout("x5") _,
+            lateout("x30") _,
+            options(nostack, readonly),
+        );
+    }
+    outcome(esr).map(|()| count)
 }
 
 /// A range of pool memory that is known to be one: words in it are reached without looking again whether they

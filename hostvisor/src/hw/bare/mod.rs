@@ -13,7 +13,7 @@ mod vectors;
 mod virtio;
 
 pub use call::{hypercall, smc};
-pub use copy::{Window, pool_copy, pool_read, pool_write};
+pub use copy::{Window, count_complement, pool_copy, pool_read, pool_write};
 pub use dma::{Dma, dma_acquire, dma_fence, dma_release};
 pub use entry::start_cpu;
 pub use heap::{heap_add, heap_stats};

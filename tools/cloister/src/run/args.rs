@@ -70,6 +70,10 @@ pub(crate) struct RunArgs {
     #[arg(long, conflicts_with = "exit_when_idle")]
     pub(crate) interactive: bool,
 
+    /// Allow what the management shell has for debugging (scan), which holds the machine up
+    #[arg(long)]
+    pub(crate) debug: bool,
+
     /// End the run after SECS seconds, with exit status 124
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: Option<u64>,

@@ -113,6 +113,9 @@ pub(crate) fn arguments(
     if exit_when_idle {
         boot_arguments.push("exit-when-idle".to_owned());
     }
+    if args.debug {
+        boot_arguments.push("debug".to_owned());
+    }
     boot_arguments.extend(args.console.as_ref().map(|name| format!("console={name}")));
     if !boot_arguments.is_empty() {
         line.push("-append".into());
@@ -211,13 +214,23 @@ mod tests {
 
     #[test]
     fn options_reach_qemu_and_the_hostvisor() {
-        let line = line(&["--console", "web", "--icount", "--qemu-arg", "-S"], true);
+        let line = line(
+            &[
+                "--console",
+                "web",
+                "--debug",
+                "--icount",
+                "--qemu-arg",
+                "-S",
+            ],
+            true,
+        );
         assert!(
             line.contains("-icount shift=0,sleep=off -seed 1 -rtc base="),
             "{line}"
         );
         assert!(
-            line.ends_with("-append exit-when-idle console=web -S"),
+            line.ends_with("-append exit-when-idle debug console=web -S"),
             "{line}"
         );
     }
