@@ -4,9 +4,10 @@
 //! and commits (a plain store). While a frame is busy every other transition on it is refused with
 //! [`Error::Busy`]: nobody waits for a frame, so frames need no place in the lock order.
 
-use crate::frame::{Effects, Entry, Operation};
+use crate::frame::{Effects, Entry};
 #[cfg(any(test, feature = "sim"))]
 use crate::sim::hook;
+use crate::transition::{Claim, Transition};
 use abi::{Error, Pfn};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -93,21 +94,21 @@ impl<'a> FrameTable<'a> {
                 .all(|e| e.load(Ordering::Acquire) == Entry::HOST.0)
     }
 
-    /// Claims `count` frames from `pfn` on for `operation`, or as many of them as can be had in a
+    /// Claims `count` frames from `pfn` on for `transition`, or as many of them as can be had in a
     /// row with the same effects; the first is at `ipa_page`. The error is the first frame's.
-    pub fn claim(
+    pub fn claim<D>(
         &self,
-        operation: Operation,
+        transition: &Transition<D>,
         ipa_page: u64,
         pfn: Pfn,
         count: u64,
-    ) -> Result<Claim<'_>, Error> {
+    ) -> Result<Claim<'_, D>, Error> {
         let run = self.run(pfn, count);
         let mut effects = None;
         let mut claimed = 0;
         let mut refusal = Error::Denied; // Not RAM at all.
         for (word, ipa_page) in run.iter().zip(ipa_page..) {
-            match claim_one(word, operation, ipa_page) {
+            match claim_one(word, transition, ipa_page) {
                 Ok((_, wanted)) if effects.is_none() => effects = Some(wanted),
                 Ok((_, wanted)) if effects == Some(wanted) => {}
                 Ok((old, _)) => {
@@ -124,10 +125,7 @@ impl<'a> FrameTable<'a> {
             claimed += 1;
         }
         let effects = effects.ok_or(refusal)?;
-        Ok(Claim {
-            entries: run.get(..claimed).unwrap_or_default(),
-            effects,
-        })
+        Ok(Claim::new(run.get(..claimed).unwrap_or_default(), effects))
     }
 
     /// The entries of `count` frames from `pfn` on, cut off where RAM ends.
@@ -149,16 +147,16 @@ impl<'a> FrameTable<'a> {
     }
 }
 
-/// Moves one entry to the busy goal of `operation`; answers the old entry and the effects.
-fn claim_one(
+/// Moves one entry to the busy goal of `transition`; answers the old entry and the effects.
+fn claim_one<D>(
     word: &AtomicU64,
-    operation: Operation,
+    transition: &Transition<D>,
     ipa_page: u64,
 ) -> Result<(Entry, Effects), Error> {
     #[cfg(any(test, feature = "sim"))]
     hook::read(core::slice::from_ref(word));
     let old = Entry(word.load(Ordering::Relaxed));
-    let (next, effects) = operation.decide(old, ipa_page)?;
+    let (next, effects) = transition.decide(old, ipa_page)?;
     make_busy(word, old, next)?;
     Ok((old, effects))
 }
@@ -170,47 +168,6 @@ fn make_busy(word: &AtomicU64, old: Entry, next: Entry) -> Result<(), Error> {
     match word.compare_exchange(old.0, next.busy().0, Ordering::Acquire, Ordering::Relaxed) {
         Ok(_) => Ok(()),
         Err(_) => Err(Error::Busy),
-    }
-}
-
-/// Frames that are busy on behalf of one transition. A claim that is neither committed nor abandoned
-/// leaves its frames busy for ever, which is safe.
-#[must_use]
-pub struct Claim<'a> {
-    entries: &'a [AtomicU64],
-    effects: Effects,
-}
-
-impl Claim<'_> {
-    /// Frames claimed: at least one.
-    #[must_use]
-    pub const fn count(&self) -> u64 {
-        self.entries.len() as u64
-    }
-
-    /// What is to be done before [`Self::commit`].
-    #[must_use]
-    pub const fn effects(&self) -> Effects {
-        self.effects
-    }
-
-    /// Completes the transition: the frames are free for the next one.
-    pub fn commit(self) {
-        for word in self.entries {
-            let goal = Entry(word.load(Ordering::Relaxed));
-            #[cfg(any(test, feature = "sim"))]
-            hook::write(word);
-            word.store(goal.settled().0, Ordering::Release);
-        }
-    }
-
-    /// Undoes the claim: frame number `n` of it gets back its entry `old(n)`.
-    pub fn abandon(self, old: impl Fn(u64) -> Entry) {
-        for (word, n) in self.entries.iter().zip(0..) {
-            #[cfg(any(test, feature = "sim"))]
-            hook::write(word);
-            word.store(old(n).0, Ordering::Release);
-        }
     }
 }
 
@@ -280,7 +237,7 @@ mod tests {
         let Ok(table) = FrameTable::new(&words, &REGIONS) else {
             unreachable!()
         };
-        let donate = Operation::Donate(VmId(1));
+        let donate = &Transition::donate(VmId(1));
         assert_eq!(
             table.claim(donate, 9, Pfn(0x101), 3).err(),
             Some(Error::Denied),
@@ -302,14 +259,14 @@ mod tests {
         assert!(!table.all_host(Pfn(0x102), 2));
         claim.abandon(|_| Entry::HOST);
         assert!(table.all_host(Pfn(0x102), 2) && !table.all_host(Pfn(0x102), 3));
-        let Ok(claim) = table.claim(donate, 9, Pfn(0x103), 1) else {
+        let Ok(claim) = table.claim(&Transition::lend(VmId(1)), 9, Pfn(0x103), 1) else {
             unreachable!()
         };
-        claim.commit();
+        claim.commit(());
         let Ok(claim) = table.claim(donate, 9, Pfn(0x102), 2) else {
             unreachable!()
         };
-        assert_eq!(claim.count(), 1, "the second is donated already");
+        assert_eq!(claim.count(), 1, "the second is lent already");
     }
 
     #[test]
@@ -334,7 +291,7 @@ mod tests {
         let cpu = || {
             let mut won = 0_u64;
             while won < 50_000 {
-                let Ok(claim) = table.claim(Operation::Donate(VmId(1)), 9, Pfn(0x102), 1) else {
+                let Ok(claim) = table.claim(&Transition::donate(VmId(1)), 9, Pfn(0x102), 1) else {
                     core::hint::spin_loop();
                     continue;
                 };

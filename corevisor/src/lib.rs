@@ -48,6 +48,7 @@ pub mod stage2;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod sysreg;
+pub mod transition;
 pub mod vcpu;
 pub mod vcpu_slot;
 pub mod vm;

@@ -12,12 +12,13 @@
 //! hostvisor's table is filled lazily after boot: a mapping there may be missing for any frame the
 //! hostvisor may reach, and [`Ownership::host_fault`] puts it in.
 
-use crate::frame::{self, Entry, Operation, State, VmId};
-use crate::frame_table::{Claim, FrameTable};
+use crate::frame::{Entry, State, VmId};
+use crate::frame_table::FrameTable;
 use crate::lock::{self, Lock};
-use crate::pool::{Platform, Pool};
+use crate::pool::{Platform, Pool, Reserve};
 use crate::restricted::RestrictedRegions;
 use crate::stage2::{PAGES_1G, PAGES_2M, Stage2};
+use crate::transition::Transition;
 use abi::hypercall::MAX_FRAMES_PER_CALL;
 use abi::{Error, GICC_IPA, GICC_SIZE, Ipa, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr};
 use arch::descriptor::{Access, Attributes, BLOCK_2M_LEVEL, Geometry, PAGE_LEVEL};
@@ -58,12 +59,12 @@ impl<'a, P: Platform> Ownership<'a, P> {
     /// At boot: makes `count` frames from `pfn` on the hostvisor's and maps them with the largest
     /// blocks that fit. Boot alone holds `&mut`.
     pub fn grant_host(&mut self, pfn: Pfn, count: u64) -> Result<(), Error> {
-        let claim = self.frames.claim(Operation::Grant, 0, pfn, count)?;
+        let claim = self.frames.claim(&Transition::GRANT, 0, pfn, count)?;
         if claim.count() != count {
             claim.abandon(|_| Entry::CORE);
             return Err(Error::Denied);
         }
-        claim.commit();
+        claim.commit(());
         let mut host = self.host.lock();
         let (mut at, end) = (pfn.0, pfn.0 + count);
         while at < end {
@@ -134,7 +135,20 @@ impl<'a, P: Platform> Ownership<'a, P> {
         pfn: Pfn,
         count: u64,
     ) -> Result<u64, Error> {
-        self.give(Operation::Donate(id), vm, ipa, pfn, count)
+        let leave = |pfn: Pfn, run, tables| {
+            let (pool, identity) = (&self.pool, Ipa(pfn.base().0));
+            let mut host = self.host.lock();
+            let tables = tables + host.tables_to_unmap(pool, identity, run);
+            let mut reserve = pool.reserve(tables)?;
+            let gone = host.unmap(pool, &mut reserve, identity, run);
+            drop(host);
+            // A dirty line of the hostvisor's must not land on what the VM writes with its caches off.
+            for frame in pfn.0..pfn.0 + run {
+                pool.platform().clean(Pfn(frame));
+            }
+            Ok((reserve, gone))
+        };
+        self.give(&Transition::donate(id), leave, vm, ipa, pfn, count)
     }
 
     /// Host frames become memory of the open VM `id` and stay the hostvisor's. Answers as
@@ -147,12 +161,16 @@ impl<'a, P: Platform> Ownership<'a, P> {
         pfn: Pfn,
         count: u64,
     ) -> Result<u64, Error> {
-        self.give(Operation::Lend(id), vm, ipa, pfn, count)
+        let stay = |_, _, tables| Ok((self.pool.reserve(tables)?, ()));
+        self.give(&Transition::lend(id), stay, vm, ipa, pfn, count)
     }
 
-    fn give(
-        &self,
-        operation: Operation,
+    /// Gives frames to a VM after `leave(first, count, tables)` has done what the transition asks for. `leave` also
+    /// reserves so many tables, and does nothing else if there are too few.
+    fn give<'s, D>(
+        &'s self,
+        transition: &Transition<D>,
+        leave: impl Fn(Pfn, u64, usize) -> Result<(Reserve<'s, 'a, P>, D), Error>,
         vm: &mut Stage2,
         ipa: Ipa,
         pfn: Pfn,
@@ -160,55 +178,31 @@ impl<'a, P: Platform> Ownership<'a, P> {
     ) -> Result<u64, Error> {
         check_ipa_range(ipa, count)?;
         check_frames(pfn, count)?;
+        let pool = &self.pool;
         batch(count, |done, left| {
             let (ipa, pfn) = (Ipa(ipa.0 + (done << PAGE_SHIFT)), Pfn(pfn.0 + done));
             let run = within_2m(ipa.page_number(), left).min(within_2m(pfn.0, left));
-            let run = vm.vacant(&self.pool, ipa, run)?;
-            let claim = self.frames.claim(operation, ipa.page_number(), pfn, run)?;
+            let run = vm.vacant(pool, ipa, run)?;
+            let claim = self.frames.claim(transition, ipa.page_number(), pfn, run)?;
             let run = claim.count();
-            if let Err(error) = self.give_tables(&claim, vm, ipa, pfn) {
-                claim.abandon(|_| Entry::HOST);
-                return Err(error);
-            }
-            claim.commit();
-            vm.merge(
-                &self.pool,
-                ipa,
-                if run == PAGES_2M {
-                    BLOCK_2M_LEVEL
-                } else {
-                    PAGE_LEVEL
-                },
-            );
+            let tables = vm.tables_to_map(pool, ipa, run);
+            let (mut reserve, left) = match tables.and_then(|tables| leave(pfn, run, tables)) {
+                Ok(left) => left,
+                Err(error) => {
+                    claim.abandon(|_| Entry::HOST);
+                    return Err(error);
+                }
+            };
+            vm.map(pool, &mut reserve, ipa, pfn.base(), run, Attributes::RAM);
+            claim.commit(left);
+            let level = if run == PAGES_2M {
+                BLOCK_2M_LEVEL
+            } else {
+                PAGE_LEVEL
+            };
+            vm.merge(pool, ipa, level);
             Ok(run)
         })
-    }
-
-    /// The table changes of [`Self::give`]: all or, for want of table frames, none.
-    fn give_tables(
-        &self,
-        claim: &Claim<'_>,
-        vm: &mut Stage2,
-        ipa: Ipa,
-        pfn: Pfn,
-    ) -> Result<(), Error> {
-        let (pool, run, identity) = (&self.pool, claim.count(), Ipa(pfn.base().0));
-        let for_vm = vm.tables_to_map(pool, ipa, run)?;
-        let mut reserve = if claim.effects().has(frame::UNMAP_HOST) {
-            let mut host = self.host.lock();
-            let mut reserve = pool.reserve(for_vm + host.tables_to_unmap(pool, identity, run))?;
-            host.unmap(pool, &mut reserve, identity, run);
-            drop(host);
-            // A dirty line of the hostvisor's must not land on what the VM writes with its caches off.
-            for frame in pfn.0..pfn.0 + run {
-                pool.platform().clean(Pfn(frame));
-            }
-            reserve
-        } else {
-            pool.reserve(for_vm)?
-        };
-        vm.map(pool, &mut reserve, ipa, pfn.base(), run, Attributes::RAM);
-        Ok(())
     }
 
     /// Takes lent frames back from the open VM `id`, which may be running. Answers as
@@ -228,17 +222,17 @@ impl<'a, P: Platform> Ownership<'a, P> {
             let (pfn, run) = vm.mapped_run(pool, ipa, run).ok_or(Error::Denied)?;
             let claim = self
                 .frames
-                .claim(Operation::Unlend(id), ipa.page_number(), pfn, run)?;
+                .claim(&Transition::unlend(id), ipa.page_number(), pfn, run)?;
             let run = claim.count();
-            match pool.reserve(vm.tables_to_unmap(pool, ipa, run)) {
+            let gone = match pool.reserve(vm.tables_to_unmap(pool, ipa, run)) {
                 Ok(mut reserve) => vm.unmap(pool, &mut reserve, ipa, run),
                 Err(error) => {
                     let page = |n: u64| Ipa(ipa.0 + (n << PAGE_SHIFT));
                     claim.abandon(|n| Entry::owned(State::Lent, id, page(n)));
                     return Err(error);
                 }
-            }
-            claim.commit();
+            };
+            claim.commit(gone);
             Ok(run)
         })
     }
@@ -250,14 +244,10 @@ impl<'a, P: Platform> Ownership<'a, P> {
         check_frames(pfn, count)?;
         batch(count, |done, left| {
             let pfn = Pfn(pfn.0 + done);
-            let claim = self.frames.claim(Operation::Reclaim(id), 0, pfn, left)?;
+            let claim = self.frames.claim(&Transition::reclaim(id), 0, pfn, left)?;
             let run = claim.count();
-            if claim.effects().has(frame::ZERO) {
-                for frame in pfn.0..pfn.0 + run {
-                    self.pool.platform().zero(Pfn(frame));
-                }
-            }
-            claim.commit();
+            let clean = claim.clear(|n| self.pool.platform().zero(Pfn(pfn.0 + n)));
+            claim.commit(clean);
             Ok(run)
         })
     }
@@ -271,16 +261,16 @@ impl<'a, P: Platform> Ownership<'a, P> {
     /// A Host frame becomes a run page of `id`; the hostvisor keeps its mapping.
     pub fn take_run_page(&self, id: VmId, pfn: Pfn) -> Result<(), Error> {
         self.frames
-            .claim(Operation::TakeRunPage(id), 0, pfn, 1)?
-            .commit();
+            .claim(&Transition::take_run_page(id), 0, pfn, 1)?
+            .commit(());
         Ok(())
     }
 
     /// A run page of `id` becomes the hostvisor's alone again.
     pub fn release_run_page(&self, id: VmId, pfn: Pfn) -> Result<(), Error> {
         self.frames
-            .claim(Operation::ReleaseRunPage(id), 0, pfn, 1)?
-            .commit();
+            .claim(&Transition::release_run_page(id), 0, pfn, 1)?
+            .commit(());
         Ok(())
     }
 
@@ -288,8 +278,8 @@ impl<'a, P: Platform> Ownership<'a, P> {
     pub fn vm_share(&self, vm: &mut Stage2, id: VmId, ipa: Ipa) -> Result<(), Error> {
         let pfn = self.frame_at(vm, ipa)?;
         self.frames
-            .claim(Operation::Share(id), ipa.page_number(), pfn, 1)?
-            .commit();
+            .claim(&Transition::share(id), ipa.page_number(), pfn, 1)?
+            .commit(());
         // Only saves the hostvisor a fault; without table frames it takes that later.
         let _ = self.host_fault(Ipa(pfn.base().0), 1);
         Ok(())
@@ -300,11 +290,11 @@ impl<'a, P: Platform> Ownership<'a, P> {
         let pfn = self.frame_at(vm, ipa)?;
         let claim = self
             .frames
-            .claim(Operation::Unshare(id), ipa.page_number(), pfn, 1)?;
+            .claim(&Transition::unshare(id), ipa.page_number(), pfn, 1)?;
         let identity = Ipa(pfn.base().0);
         let mut host = self.host.lock();
         // Shared pages have 4 KiB mappings only (see `map_host_ram`): no split, nothing can fail.
-        match self
+        let gone = match self
             .pool
             .reserve(host.tables_to_unmap(&self.pool, identity, 1))
         {
@@ -313,8 +303,8 @@ impl<'a, P: Platform> Ownership<'a, P> {
                 claim.abandon(|_| Entry::owned(State::VmShared, id, ipa));
                 return Err(error);
             }
-        }
-        claim.commit();
+        };
+        claim.commit(gone);
         Ok(())
     }
 

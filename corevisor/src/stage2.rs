@@ -28,6 +28,11 @@ pub const PAGES_2M: u64 = 1 << 9;
 /// Pages of a 1 GiB block.
 pub const PAGES_1G: u64 = 1 << 18;
 
+/// Proof that frames left a table and every TLB: [`Stage2::unmap`] alone makes it.
+#[derive(Debug)]
+#[must_use]
+pub struct Unmapped(());
+
 /// What [`Stage2::walk`] finds: the leaf an IPA lies in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mapping {
@@ -307,7 +312,7 @@ impl Stage2 {
         reserve: &mut Reserve<'_, '_, P>,
         ipa: Ipa,
         pages: u64,
-    ) {
+    ) -> Unmapped {
         let platform = pool.platform();
         let target = level_of(pages);
         let slot = self.find(platform, ipa, target);
@@ -347,6 +352,7 @@ impl Stage2 {
                 }
             }
         }
+        Unmapped(())
     }
 
     /// Takes emptied tables out above `slot`, invalidates, and gives the tables back.

@@ -205,7 +205,7 @@ fn run(
             let Ok(mut reserve) = pool.reserve(count) else {
                 return Ok(());
             };
-            table.unmap(pool, &mut reserve, ipa(page), pages);
+            let _ = table.unmap(pool, &mut reserve, ipa(page), pages);
             flat.remove(page, pages);
         }
         Op::Merge(page) => {
@@ -300,7 +300,7 @@ fn unmap(table: &mut Stage2, pool: &Pool<'_, Machine>, page: u64, pages: u64) {
     let mut reserve = pool
         .reserve(table.tables_to_unmap(pool, ipa(page), pages))
         .unwrap();
-    table.unmap(pool, &mut reserve, ipa(page), pages);
+    let _ = table.unmap(pool, &mut reserve, ipa(page), pages);
 }
 
 fn leaf_at(table: &Stage2, pool: &Pool<'_, Machine>, page: u64) -> u64 {
