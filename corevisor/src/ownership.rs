@@ -142,10 +142,7 @@ impl<'a, P: Platform> Ownership<'a, P> {
             let mut reserve = pool.reserve(tables)?;
             let gone = host.unmap(pool, &mut reserve, identity, run);
             drop(host);
-            // A dirty line of the hostvisor's must not land on what the VM writes with its caches off.
-            for frame in pfn.0..pfn.0 + run {
-                pool.platform().clean(Pfn(frame));
-            }
+            self.forget_stores(pfn, run);
             Ok((reserve, gone))
         };
         self.give(&Transition::donate(id), leave, vm, ipa, pfn, count)
@@ -304,8 +301,18 @@ impl<'a, P: Platform> Ownership<'a, P> {
                 return Err(error);
             }
         };
+        drop(host);
+        self.forget_stores(pfn, 1);
         claim.commit(gone);
         Ok(())
+    }
+
+    /// The hostvisor has just lost these frames: a dirty line of its must not land later on what the VM
+    /// writes with its caches off.
+    fn forget_stores(&self, pfn: Pfn, count: u64) {
+        for frame in pfn.0..pfn.0 + count {
+            self.pool.platform().clean(Pfn(frame));
+        }
     }
 
     /// The VM says that the page at `ipa`, which maps nothing, is a device's.

@@ -106,6 +106,8 @@ pub struct Machine {
     observer: Mutex<Observer>,
     /// Calls of [`Tlb::invalidate_ipa`] and [`Tlb::invalidate_vmid`] so far.
     pub invalidations: AtomicU64,
+    /// Calls of [`Memory::clean`] so far.
+    pub cleaned: AtomicU64,
 }
 
 /// A machine, its frame table, and how boot divides its RAM: the pool first, the hostvisor the rest.
@@ -184,6 +186,7 @@ impl Machine {
             frames: regions.iter().map(empty).collect(),
             observer: Mutex::default(),
             invalidations: AtomicU64::new(0),
+            cleaned: AtomicU64::new(0),
         }
     }
 
@@ -453,6 +456,19 @@ impl Regime {
         }
     }
 
+    /// The leaves that lead on from `ipa`, stale ones included.
+    fn leaves_at(&self, ipa: u64) -> impl Iterator<Item = Leaf> + '_ {
+        (0..=3).flat_map(move |level| {
+            let at = (level, ipa & !((1 << shift(level)) - 1));
+            let found = |map: &BTreeMap<Position, u64>, stale| {
+                map.get(&at).and_then(|word| leaf(at, *word, stale))
+            };
+            found(&self.live, false)
+                .into_iter()
+                .chain(found(&self.stale, true))
+        })
+    }
+
     fn leaves(&self) -> impl Iterator<Item = Leaf> + '_ {
         let live = self
             .live
@@ -505,8 +521,17 @@ impl Memory for Machine {
         cell.get_or_init(|| Box::new([const { AtomicU64::new(JUNK) }; FRAME_WORDS]))
     }
 
-    fn clean(&self, _frame: Pfn) {
-        // The simulation has no caches.
+    fn clean(&self, frame: Pfn) {
+        // There are no caches here: only whether it comes too early is seen, and how often it comes. The
+        // hostvisor's table is the identity.
+        self.cleaned.fetch_add(1, Ordering::Relaxed);
+        let mut observer = self.observer.lock().unwrap();
+        let pa = frame.0 << 12;
+        let mut host = observer.regimes.iter().filter(|r| r.regs.vttbr >> 48 == 0);
+        if host.any(|regime| regime.leaves_at(pa).any(|leaf| leaf.writable())) {
+            let what = format!("{pa:#x} is cleaned while the hostvisor can write to it");
+            observer.violations.push(what);
+        }
     }
 
     fn zero(&self, frame: Pfn) {
@@ -576,6 +601,24 @@ mod tests {
 
     fn set(machine: &Machine, table: u64, word: u64) {
         machine.words(Pfn((BASE >> 12) + table))[0].store(word, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn cleaning_what_the_hostvisor_can_still_dirty_is_noticed() {
+        let machine = machine(0);
+        machine.words(Pfn(BASE >> 12))[1].store(BASE | BLOCK, Ordering::Relaxed);
+        machine.watch(Stage2Regs {
+            vttbr: BASE,
+            ..REGS
+        });
+        machine.clean(Pfn((BASE >> 12) + 5));
+        let complaints = machine.complaints();
+        assert!(
+            complaints
+                .iter()
+                .any(|c| c.contains("0x40005000 is cleaned while")),
+            "{complaints:?}"
+        );
     }
 
     #[test]

@@ -448,6 +448,24 @@ fn sharing_reaches_the_hostvisor_and_unsharing_takes_it_back() {
 }
 
 #[test]
+fn what_leaves_the_hostvisor_is_cleaned_of_its_stores() {
+    let setup = small();
+    let own = boot(&setup);
+    setup.machine.watch(own.host_regs());
+    let cleaned = || setup.machine.cleaned.swap(0, Ordering::Relaxed);
+    cleaned();
+    let mut table = vm(&setup, &own, 1);
+    own.donate(&mut table, VM1, ipa(512), Pfn(A + 512), 8)
+        .unwrap();
+    assert_eq!(cleaned(), 8);
+    own.vm_share(&mut table, VM1, ipa(513)).unwrap();
+    assert_eq!(cleaned(), 0);
+    own.vm_unshare(&mut table, VM1, ipa(513)).unwrap();
+    assert_eq!(cleaned(), 1);
+    assert!(setup.machine.complaints().is_empty());
+}
+
+#[test]
 fn without_table_frames_nothing_changes() {
     let setup = small();
     let own = setup.boot(CORE_FRAMES, 12, &RESTRICTED, 4);
