@@ -1,4 +1,4 @@
-//! This CPU: number, counter, timer, interrupts, maintenance.
+//! This CPU: number, counter, timer, maintenance.
 
 use core::arch::asm;
 
@@ -55,27 +55,6 @@ pub(crate) fn arm_timer(milliseconds: u64) {
 /// The timer is off.
 pub(crate) fn stop_timer() {
     msr!("cntp_ctl_el0", 2);
-}
-
-/// Acknowledges and ends what is pending; answers its INTID.
-pub(crate) fn take_interrupt() -> u32 {
-    let intid = mrs!("s3_0_c12_c12_0") as u32 & 0xff_ffff;
-    if intid < 1020 {
-        msr!("s3_0_c12_c12_1", u64::from(intid));
-    }
-    intid
-}
-
-/// Lets interrupts reach this CPU's interface; DAIF stays masked.
-pub(crate) fn enable_interrupts() {
-    msr!("s3_0_c4_c6_0", 0xff);
-    msr!("s3_0_c12_c12_7", 1);
-}
-
-/// Sends SGI 0 to CPU `index`.
-pub(crate) fn kick(index: usize) {
-    barrier();
-    msr!("s3_0_c12_c11_5", 1u64 << index);
 }
 
 /// Waits for an interrupt.

@@ -1,11 +1,11 @@
 //! The obedient guest: what it can be told, and the telling.
 
-use crate::{access, board, call, cpu};
+use crate::{access, board, call, cpu, gic};
 use abi::run::{self, ExitReason};
 use abi::{Error, HostCall};
 use core::arch::global_asm;
 
-global_asm!(include_str!("asm/guest.s"));
+global_asm!(include_str!("asm/guest.s"), gicc = const abi::GICC_IPA.0);
 
 unsafe extern "C" {
     static guest_start: u8;
@@ -132,7 +132,7 @@ impl Guest {
         cpu::arm_timer(milliseconds);
         call::hvc_all(registers);
         cpu::stop_timer();
-        while cpu::take_interrupt() < 1020 {}
+        while gic::take_interrupt() {}
         Error::check(registers[0])?;
         let [_, reason, a, b, c] = [0, 1, 2, 3, 4].map(|n| registers[n]);
         Ok(Exit {

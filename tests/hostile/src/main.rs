@@ -31,6 +31,8 @@ mod exception;
 #[cfg(target_os = "none")]
 mod frames;
 #[cfg(target_os = "none")]
+mod gic;
+#[cfg(target_os = "none")]
 mod guest;
 #[cfg(target_os = "none")]
 mod smp;

@@ -1,6 +1,6 @@
 //! The other CPUs: they wait for work, do it together, and wait again.
 
-use crate::{access, board, call, cpu, entry};
+use crate::{call, cpu, entry, gic};
 use abi::hypercall::CoreInfo;
 use abi::{MAX_CPUS, psci};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -25,14 +25,9 @@ pub(crate) fn mpidr(index: usize) -> u64 {
     index as u64
 }
 
-/// This CPU's interrupts: timer and SGI 0.
-pub(crate) fn set_up_interrupts() {
-    let frame = board::GICR + board::GICR_STRIDE * cpu::index() as u64 + 0x1_0000;
-    // GICR_IGROUPR0, GICR_ISENABLER0.
-    let _ = access::write32(frame + 0x80, u32::MAX);
-    let _ = access::write32(frame + 0x100, 1 << board::TIMER_INTID | 1);
+fn set_up_interrupts() {
+    gic::init_cpu();
     cpu::stop_timer();
-    cpu::enable_interrupts();
 }
 
 /// Starts CPU `index`; PSCI's answer.
@@ -43,16 +38,20 @@ pub(crate) fn start(index: usize) -> i64 {
     )
 }
 
-/// Starts CPU `index`, which is off; false if it does not come up.
+/// Starts CPU `index`, which is off; false if it does not come up. On its way off it may be so for the core, by
+/// AFFINITY_INFO, and not yet for the firmware, which then refuses.
 pub(crate) fn start_and_wait(index: usize) -> bool {
     let before = UP[index].load(Ordering::SeqCst);
-    if start(index) != 0 {
+    let begin = cpu::now();
+    let patient = || cpu::now() - begin < cpu::ticks(cpu::PATIENCE);
+    let mut answer = start(index);
+    while answer == psci::ALREADY_ON && patient() {
+        answer = start(index);
+    }
+    if answer != psci::SUCCESS {
         return false;
     }
-    let begin = cpu::now();
-    while UP[index].load(Ordering::SeqCst) == before
-        && cpu::now() - begin < cpu::ticks(cpu::PATIENCE)
-    {
+    while UP[index].load(Ordering::SeqCst) == before && patient() {
         core::hint::spin_loop();
     }
     UP[index].load(Ordering::SeqCst) != before
@@ -61,13 +60,12 @@ pub(crate) fn start_and_wait(index: usize) -> bool {
 /// Has CPU `index` switch itself off.
 pub(crate) fn turn_off(index: usize) {
     TO_OFF.store(index, Ordering::SeqCst);
-    cpu::kick(index);
+    gic::kick(index);
 }
 
 /// Starts all CPUs.
 pub(crate) fn start_all() {
-    // GICD_CTLR: affinity routing, group 1.
-    let _ = access::write32(board::GICD, 0x12);
+    gic::init();
     set_up_interrupts();
     for index in 1..count() {
         assert!(start_and_wait(index), "CPU {index} does not start");
@@ -83,7 +81,7 @@ pub(crate) fn serve(index: usize) -> ! {
     loop {
         while ROUND.load(Ordering::SeqCst) == round {
             cpu::wait();
-            while cpu::take_interrupt() < 1020 {}
+            while gic::take_interrupt() {}
             if TO_OFF.load(Ordering::SeqCst) == index {
                 TO_OFF.store(usize::MAX, Ordering::SeqCst);
                 call::smc(psci::CPU_OFF.into(), &[]);
@@ -107,7 +105,7 @@ pub(crate) fn together(cpus: usize, work: Work<'_>) {
     WANTED.store(cpus, Ordering::SeqCst);
     WORK.store((&raw const work) as usize, Ordering::SeqCst);
     ROUND.fetch_add(1, Ordering::SeqCst);
-    (1..cpus).for_each(cpu::kick);
+    (1..cpus).for_each(gic::kick);
     work(0);
     while DONE.load(Ordering::SeqCst) < cpus {
         core::hint::spin_loop();

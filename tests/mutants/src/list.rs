@@ -18,6 +18,9 @@ pub(crate) struct Mutant {
     /// QEMU's name of their model.
     #[serde(default = "model")]
     pub(crate) cpu: String,
+    /// Version of its GIC.
+    #[serde(default = "three")]
+    pub(crate) gic: u32,
     /// The machine may stop or hang instead.
     #[serde(default)]
     pub(crate) stops: bool,
@@ -48,6 +51,10 @@ struct List {
 
 fn one() -> u32 {
     1
+}
+
+fn three() -> u32 {
+    3
 }
 
 fn model() -> String {

@@ -43,7 +43,7 @@ pub(crate) fn attack(payload: &Path, mutant: &Mutant, attack: &str) -> Verdict {
         .args(["--kill-after=5", PATIENCE, "qemu-system-aarch64"])
         .args([
             "-M",
-            "virt,virtualization=on,gic-version=3",
+            &format!("virt,virtualization=on,gic-version={}", mutant.gic),
             "-cpu",
             &mutant.cpu,
         ])

@@ -177,6 +177,9 @@ do_store_byte:
     b     answer
     // () -> the INTID of a pending virtual interrupt, ended at once; 1023 for none
 do_acknowledge:
+    mrs   x14, id_aa64pfr0_el1
+    tst   x14, #0xf << 24           // GIC: 0 for a GICv2
+    b.eq  1f
     mov   x14, #0xff
     msr   s3_0_c4_c6_0, x14         // ICC_PMR_EL1
     mov   x14, #1
@@ -188,6 +191,22 @@ do_acknowledge:
     b.hs  answer
     msr   s3_0_c12_c12_1, x15       // ICC_EOIR1_EL1
     isb
+    b     answer
+1:  mov   x14, #{gicc}
+    mov   w13, #7                   // both groups, read from one register
+    str   w13, [x14]                // GICC_CTLR
+    mov   w13, #0xff
+    str   w13, [x14, #4]            // GICC_PMR
+    dsb   sy
+    ldr   w13, [x14, #0xc]          // GICC_IAR
+    dsb   sy
+    and   x15, x13, #0x3ff
+    cmp   x15, #1020
+    b.hs  2f
+    str   w13, [x14, #0x10]         // GICC_EOIR
+    dsb   sy
+    b     answer
+2:  mov   x15, #1023
     b     answer
     // (code, x1): calls code in the VM's RAM with x10 = x1
 do_call:

@@ -6,9 +6,10 @@ use crate::access::{self, Touch};
 use crate::guest::Stop;
 use crate::verdict::{Outcome, given, refused, require};
 use crate::vm::Vm;
-use crate::{board, frames, smp};
+use crate::{board, frames, gic, smp};
 use abi::PAGE_SIZE;
 use abi::run::ExitReason;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) const ATTACKS: &[Attack] = &[
     ("gicr-lpi-tables", lpi_tables),
@@ -18,6 +19,10 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ("its-read", its_read),
     ("its-write", its_write),
     ("its-execute", its_execute),
+    ("gich-read", gich_read),
+    ("gich-write", gich_write),
+    ("gicv-read", gicv_read),
+    ("gicv-write", gicv_write),
     ("vm-reaches-gic", vm_reaches),
     ("fw-cfg-dma", fw_cfg),
 ];
@@ -46,6 +51,7 @@ fn holds(at: u64, value: u64) -> Outcome {
 
 /// GICR_PROPBASER and GICR_PENDBASER aimed at core memory.
 fn lpi_tables() -> Outcome {
+    gic::needs(3)?;
     let core = frames::core_pages().next().unwrap_or(0);
     for base in redistributors() {
         holds(base + 0x70, core | 0xf)?;
@@ -56,6 +62,7 @@ fn lpi_tables() -> Outcome {
 
 /// GICR_CTLR.EnableLPIs; GICR_WAKER.
 fn lpi_enable() -> Outcome {
+    gic::needs(3)?;
     for base in redistributors() {
         for (offset, value) in [(0, 1), (0x14, 2)] {
             let before = access::read32(base + offset)?;
@@ -73,6 +80,7 @@ fn lpi_enable() -> Outcome {
 
 /// All of RD_base, and the distributor in between, so that a larger block might be mapped.
 fn every_page() -> Outcome {
+    gic::needs(3)?;
     let mut pages = 0;
     for base in redistributors() {
         given!(
@@ -93,6 +101,7 @@ fn every_page() -> Outcome {
 }
 
 fn touch() -> Outcome {
+    gic::needs(3)?;
     for base in redistributors() {
         require!(
             access::touch(base + 0x70, Touch::StorePair).is_some(),
@@ -107,6 +116,7 @@ fn its_pages() -> impl Iterator<Item = u64> {
 }
 
 fn its_read() -> Outcome {
+    gic::needs(3)?;
     for at in its_pages() {
         let seen = access::read32(at + 8);
         require!(
@@ -119,6 +129,7 @@ fn its_read() -> Outcome {
 
 /// GITS_CTLR, GITS_CBASER, GITS_BASER, GITS_TRANSLATER.
 fn its_write() -> Outcome {
+    gic::needs(3)?;
     let core = frames::core_pages().next().unwrap_or(0);
     for at in [0, 0x80, 0x88, 0x100, 0x108, 0x1_0040].map(|offset| board::ITS + offset) {
         require!(
@@ -140,9 +151,98 @@ fn its_execute() -> Outcome {
     refused!("an abort")
 }
 
+/// Looking at every page of `frame`, after the distributor near it, so that a larger block might be mapped.
+fn no_page_reads(frame: u64) -> Outcome {
+    gic::needs(2)?;
+    given!(
+        access::read32(board::GICD + 4).is_ok() && access::read32(board::GICC + 4).is_ok(),
+        "distributor and CPU interface are not the host's"
+    );
+    for at in (frame..frame + board::GICV2_FRAME).step_by(PAGE_SIZE as usize) {
+        for offset in [0, 4, 0xc] {
+            let seen = access::read32(at + offset);
+            require!(
+                seen.is_err_and(|f| f.is_external_abort()),
+                "{:#x}: {seen:x?}",
+                at + offset
+            );
+        }
+        require!(
+            access::touch(at, Touch::Pair).is_some(),
+            "LDP of {at:#x} went through"
+        );
+    }
+    refused!("an abort on every page")
+}
+
+/// Each of these registers of `frame` takes no write on any CPU, and every page none.
+fn no_page_writes(frame: u64, registers: &[(u64, u32)]) -> Outcome {
+    gic::needs(2)?;
+    let passed = AtomicU64::new(0);
+    let write = |at, value| {
+        if access::write32(at, value).is_ok() {
+            passed.store(at, Ordering::SeqCst);
+        }
+    };
+    // Each CPU has registers of its own there.
+    smp::together(smp::count(), &|_| {
+        for (offset, value) in registers {
+            write(frame + offset, *value);
+        }
+        for at in (frame..frame + board::GICV2_FRAME).step_by(PAGE_SIZE as usize) {
+            write(at, 0);
+        }
+    });
+    let passed = passed.into_inner();
+    require!(passed == 0, "{passed:#x} took a write");
+    refused!("an abort on each write")
+}
+
+/// GICH_HCR, GICH_VMCR, GICH_APR, GICH_LR: what a VM's interface holds.
+fn gich_read() -> Outcome {
+    no_page_reads(board::GICH)
+}
+
+/// GICH_LR past the corevisor's checks: pending, HW, the physical interrupt of somebody else; GICH_HCR with all traps.
+fn gich_write() -> Outcome {
+    let foreign = 1 << 31 | 1 << 28 | 33 << 10 | 33;
+    no_page_writes(
+        board::GICH,
+        &[
+            (0x100, foreign),
+            (0x10c, foreign),
+            (0, u32::MAX),
+            (0x8, 0),
+            (0xf0, 0),
+        ],
+    )
+}
+
+/// GICV_IAR: takes the interrupt that a VM waits for.
+fn gicv_read() -> Outcome {
+    no_page_reads(board::GICV)
+}
+
+/// GICV_EOIR, GICV_DIR: ends what a VM has taken, down to the physical interrupt.
+fn gicv_write() -> Outcome {
+    no_page_writes(
+        board::GICV,
+        &[(0x10, 33), (0x24, 33), (0x1000, 33), (0, 0), (0x4, 0)],
+    )
+}
+
 /// A guest finds no physical device at any address that it maps nothing at.
 fn vm_reaches() -> Outcome {
-    for at in [board::GICD, board::ITS, board::GICR, 0, 0x0a00_0000] {
+    let all = [
+        board::GICD,
+        board::GICH,
+        board::GICV,
+        board::ITS,
+        board::GICR,
+        0,
+        0x0a00_0000,
+    ];
+    for at in all {
         let vm = Vm::running(true, 1)?;
         let seen = vm.first().peek(at);
         let exits =

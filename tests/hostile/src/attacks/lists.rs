@@ -1,10 +1,10 @@
 //! Row 16: what the hostvisor puts into list registers.
 
 use super::Attack;
-use crate::call;
 use crate::guest::{Do, Guest, Stop};
 use crate::verdict::{Failure, Outcome, given, refused, require};
 use crate::vm::Vm;
+use crate::{call, gic};
 use abi::Error;
 use abi::hypercall::CoreInfo;
 use abi::run::{self, LR_ACTIVE, LR_EOI, LR_GROUP1, LR_HW, LR_PENDING};
@@ -114,12 +114,14 @@ fn hw_both() -> Outcome {
 
 /// Spurious INTIDs, LPIs, and what is beyond.
 fn special() -> Outcome {
+    // On a GICv2 1024 is SGI 0 from CPU 1; nothing but an SGI has a sender.
+    let beyond = if gic::version() == 2 { 1024 + 16 } else { 1024 };
     let words = [
         1020,
         1021,
         1022,
         1023,
-        1024,
+        beyond,
         8192,
         0xffff,
         0xff_ffff,

@@ -5,7 +5,7 @@ use crate::guest::{self, Do, MEM_SHARE};
 use crate::smp::{self, meet, together};
 use crate::verdict::{Failure, Outcome, Text, given, refused, require};
 use crate::vm::{PAGES, SECRET_IPA, Vm, kill};
-use crate::{access, call, cpu, frames};
+use crate::{access, call, cpu, frames, gic};
 use abi::hypercall::CoreInfo;
 use abi::{Error, HostCall, PAGE_SIZE};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -129,7 +129,7 @@ fn run_here_too(handle: u64) -> Result<u64, Error> {
     cpu::arm_timer(1000);
     let answer = call::host(HostCall::VcpuRun, &[handle, 0]);
     cpu::stop_timer();
-    while cpu::take_interrupt() < 1020 {}
+    while gic::take_interrupt() {}
     answer
 }
 
@@ -156,7 +156,7 @@ fn while_running(vm: &Vm, attack: impl Fn(u64) -> Outcome + Sync) -> Outcome {
                 "the guest does not count"
             ))))
         };
-        cpu::kick(1);
+        gic::kick(1);
         outcome.set(result);
     });
     outcome.take()

@@ -4,7 +4,7 @@ use super::Attack;
 use crate::cpu::{self, mrs, msr};
 use crate::exception::{Fault, attempt};
 use crate::verdict::{Outcome, given, refused, require};
-use crate::{access, frames};
+use crate::{access, frames, gic};
 use abi::PAGE_SIZE;
 
 pub(crate) const ATTACKS: &[Attack] = &[
@@ -269,6 +269,7 @@ fn el2_instructions() -> Outcome {
 
 /// ICC_SRE_EL1.SRE = 0 would bring the memory-mapped interface back.
 fn icc_sre() -> Outcome {
+    gic::needs(3)?;
     let before = mrs!("s3_0_c12_c12_5");
     msr!("s3_0_c12_c12_5", 0);
     let after = mrs!("s3_0_c12_c12_5");
