@@ -3,22 +3,22 @@
 //! Random walks over a small machine: calls on two CPUs, guests that use FP/SIMD, share pages, start each other
 //! and end, run pages with anything in them, frames and vCPUs that another CPU is at work on. Each call is
 //! first looked up in an independent [`table`] of what the documents say. It must answer just that: the
-//! error, with the machine afterwards as before in every word, or success.
+//! error, with the machine afterwards as before in every word, or success. Guests' own calls have walks of their own
+//! ([`guest`]).
 
+pub mod guest;
+mod snapshot;
 mod table;
 
 use crate::cpu::{Guest, Hardware};
 use crate::machine::{BASE, Fault};
 use crate::rng::Rng;
-use crate::world::{
-    CPUS, ESR_HVC, Size, Static, VCPU_WORDS, VM_WORDS, WorldCpu, boot, cpu_words, vcpu_words,
-    vm_words,
-};
+use crate::world::{CPUS, ESR_HVC, Size, Static, WorldCpu, boot, cpu_words, vcpu_words, vm_words};
 use abi::{Error, HostCall};
 use arch::context::GpRegs;
 use arch::hal::TrapKind;
-use corevisor::vcpu_slot::VcpuSlot;
-use std::collections::{BTreeMap, BTreeSet};
+use snapshot::Snapshot;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use table::{Verdict, View};
 
@@ -79,17 +79,6 @@ impl Guest for Scripted {
         gp.x[..4].copy_from_slice(&x);
         TrapKind::Sync
     }
-}
-
-/// Everything there is but what nobody can see: how often tables changed, what free slots last were, and the
-/// order and contents of table frames that are free.
-#[derive(PartialEq, Eq)]
-struct Snapshot {
-    core: Vec<u64>,
-    free: BTreeSet<u64>,
-    memory: Vec<Option<Vec<u64>>>,
-    vcpus: Vec<String>,
-    cpus: Vec<String>,
 }
 
 struct Walk<'a> {
@@ -361,50 +350,9 @@ impl Walk<'_> {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let mut core = Vec::new();
-        self.world.save(&mut core);
-        // Counters that only ever go up, so that changes are noticed: of tables, and of VMs.
-        let pool = SIZE.frames;
-        for vm in 0..SIZE.vms {
-            core[pool + 3 + vm * VM_WORDS + 4] = 0;
-        }
-        *core.last_mut().unwrap() = 0;
-        // Where the last vCPU of a slot that is free stood; the next one starts off.
-        let slots = pool + 3 + SIZE.vms * VM_WORDS;
-        for slot in core[slots..].chunks_exact_mut(VCPU_WORDS) {
-            if slot[0] == 0 {
-                slot[2..5].fill(0);
-            }
-        }
-        let free = self.free_frames([core[pool], core[pool + 1]]);
-        (core[pool], core[pool + 1]) = (0, 0);
-        let frame = |index: usize| {
-            let words = self.world.machine.frame(index);
-            let words = words
-                .iter()
-                .map(|word| word.load(Ordering::Relaxed))
-                .collect();
-            (!free.contains(&(BASE + index as u64))).then_some(words)
-        };
-        Snapshot {
-            core,
-            memory: (0..SIZE.frames).map(frame).collect(),
-            free,
-            vcpus: self.world.core.vcpus.iter().map(vcpu_text).collect(),
-            cpus: self.cpus.iter().map(cpu_text).collect(),
-        }
-    }
-
-    /// Frames in the pool's list, and those never used.
-    fn free_frames(&self, [head, fresh]: [u64; 2]) -> BTreeSet<u64> {
-        let mut free: BTreeSet<u64> = (fresh..FIRST).collect();
-        let mut next = head;
-        while next != 0 {
-            let pfn = (next >> 1) - 1;
-            assert!(free.insert(pfn), "the free list is a ring");
-            next = self.world.machine.read((pfn - BASE) as usize, 0);
-        }
-        free
+        let mut snapshot = Snapshot::new(&self.world);
+        snapshot.cpus = self.cpus.iter().map(cpu_text).collect();
+        snapshot
     }
 }
 
@@ -421,43 +369,7 @@ fn cpu_text(cpu: &WorldCpu<Scripted>) -> String {
     )
 }
 
-/// A vCPU's registers, and its counters if it is one.
-fn vcpu_text(slot: &VcpuSlot) -> String {
-    let taken = slot.words()[0] != 0;
-    let stats = taken.then(|| [0, 1, 2, 3].map(|n| slot.stat(n)));
-    let registers = slot.try_lock();
-    format!("{registers:x?} {stats:x?}")
-}
-
 /// VM_DESTROY's way to say that it has only begun.
 fn more_to_do(call: Option<HostCall>, code: i64) -> bool {
     call == Some(HostCall::VmDestroy) && code == Error::Again.code()
-}
-
-impl Snapshot {
-    fn compare(&self, after: &Self) -> Result<(), String> {
-        if let Some(n) = (0..self.core.len()).find(|n| self.core[*n] != after.core[*n]) {
-            return Err(format!(
-                "word {n} of the core's state: {:#x} to {:#x}",
-                self.core[n], after.core[n]
-            ));
-        }
-        if self.free != after.free {
-            return Err("which table frames are free".to_owned());
-        }
-        for (n, (a, b)) in self.memory.iter().zip(&after.memory).enumerate() {
-            if a != b {
-                return Err(format!("frame {n}"));
-            }
-        }
-        for (what, a, b) in [
-            ("vCPU", &self.vcpus, &after.vcpus),
-            ("CPU", &self.cpus, &after.cpus),
-        ] {
-            if let Some(n) = (0..a.len()).find(|n| a[*n] != b[*n]) {
-                return Err(format!("{what} {n}: {}\nto {}", a[n], b[n]));
-            }
-        }
-        Ok(())
-    }
 }
