@@ -220,6 +220,7 @@ mod tests {
         for (word, n) in words.iter().zip(0..) {
             word.store(n << 32, Ordering::Relaxed);
         }
+        assert_eq!(table.ram_frames(), 7);
         let found = |pfn| table.entry(Pfn(pfn)).map(|e| e.0 >> 32);
         for (pfn, n) in (0x100..0x104).chain(0x200..0x203).zip(0..) {
             assert_eq!(found(pfn), Some(n));

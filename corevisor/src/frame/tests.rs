@@ -103,6 +103,7 @@ fn another_vm_and_another_ipa_are_refused() {
     assert_eq!(decide_release_run_page(run, VM + 1).outcome, DENIED);
     assert_eq!(decide_donate(HOST, 1 << 16, PAGE).outcome, DENIED);
     assert_eq!(decide_donate(HOST, VM, 1 << 24).outcome, DENIED);
+    assert_eq!(decide_donate(HOST, 1 << 16, 1 << 24).outcome, DENIED);
     assert_eq!(decide_take_run_page(HOST, 1 << 16).outcome, DENIED);
 }
 
@@ -114,6 +115,28 @@ fn entries_say_what_they_were_made_from() {
     assert_eq!(entry.0, 0x00FF_FFFF_FFFF_0005);
     assert_eq!(entry.busy().settled(), entry);
     assert!(entry.busy().is_busy());
+    assert_eq!(entry.busy().busy(), entry.busy());
+    let states = entries().map(|word| Entry(word).state());
+    let all = [
+        State::Core,
+        State::Host,
+        State::HostShared,
+        State::VmPrivate,
+        State::VmShared,
+        State::Lent,
+    ];
+    assert_eq!(states, all.map(Some));
+    assert_eq!(Entry(6).state(), None);
+}
+
+/// Each effect is a bit of its own, and none is taken for a status.
+#[test]
+fn effects_are_told_apart() {
+    let effects = [UNMAP_HOST, MAP_HOST, MAP_VM, UNMAP_VM, ZERO];
+    let all = effects.into_iter().fold(0, |all, effect| all | effect);
+    assert!(effects.into_iter().all(u64::is_power_of_two));
+    assert_eq!(all.count_ones(), 5);
+    assert_eq!(all & STATUS_MASK, 0);
 }
 
 proptest! {
