@@ -233,6 +233,19 @@ mod tests {
     }
 
     #[test]
+    fn regions_may_touch_each_other() {
+        let words = words();
+        let mut regions = REGIONS;
+        regions[1].base = Pfn(0x104);
+        let Ok(table) = FrameTable::new(&words, &regions) else {
+            unreachable!()
+        };
+        assert_eq!(table.entry(Pfn(0x103)), Some(Entry::HOST));
+        assert_eq!(table.entry(Pfn(0x104)), Some(Entry::HOST));
+        assert_eq!(table.entry(Pfn(0x107)), None);
+    }
+
+    #[test]
     fn a_claim_takes_what_it_can_get_in_a_row() {
         let words = words();
         let Ok(table) = FrameTable::new(&words, &REGIONS) else {
