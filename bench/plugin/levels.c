@@ -12,6 +12,7 @@
  * These hints are NOPs on every processor and in every hypervisor (Arm ARM C6.2.129), so the guest that sets them
  * is the same one, plugin or not.
  *
+ * Option vms=N: each of N VMs sets the marks once, and there is one window, from the first start to the last end.
  * Option out=FILE. For each window and context in which something ran, one line there:
  *
  *   WINDOW NUMBER OPERATION ROUNDS CONTEXT INSTRUCTIONS ERETS SYSREGS TLBIS BARRIERS
@@ -56,6 +57,7 @@ static unsigned context_count;
 static Counts now, start, window;
 static bool in_window, running;
 static uint64_t window_id, window_number;
+static unsigned vms = 1, ended; /* VMs that set marks, and those that have ended the window */
 static FILE *out;
 static struct qemu_plugin_register *cpsr, *hcr_el2, *vttbr_el2, *x9;
 static GByteArray *bytes;
@@ -211,6 +213,10 @@ static void on_mark(unsigned int cpu, void *mark)
     (void)cpu;
     switch ((uintptr_t)mark) {
     case MARK_START:
+        if (in_window && vms > 1) {
+            break;
+        }
+        ended = 0;
         window_id = read_register(x9);
         memset(&window, 0, sizeof(window));
         for (unsigned i = 0; i < block_count; i++) {
@@ -220,11 +226,12 @@ static void on_mark(unsigned int cpu, void *mark)
         resume_window();
         break;
     case MARK_END:
-        if (in_window) {
-            pause_window();
-            window_number++;
-            print_window(read_register(x9));
+        if (!in_window || ++ended < vms) {
+            break;
         }
+        pause_window();
+        window_number++;
+        print_window(read_register(x9));
         in_window = false;
         break;
     case MARK_PAUSE:
@@ -335,6 +342,8 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_
             }
         } else if (!strncmp(argv[i], "hot=", 4)) {
             hot = strtoul(argv[i] + 4, NULL, 10);
+        } else if (!strncmp(argv[i], "vms=", 4)) {
+            vms = strtoul(argv[i] + 4, NULL, 10);
         } else {
             fprintf(stderr, "levels: unknown option %s\n", argv[i]);
             return -1;

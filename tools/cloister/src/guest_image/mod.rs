@@ -22,8 +22,8 @@ use services::{BASE, COMPILER, SERVICES, Service};
 /// Make a disk image of an arm64 Debian with chosen packages and services
 #[derive(Args, Debug)]
 pub(crate) struct ImageArgs {
-    /// A service that the guest starts: apache2, redis-server, memcached, iperf3 (or hackbench: the program
-    /// alone); may be repeated
+    /// A service that the guest starts: apache2, redis-server, memcached, iperf3 (or hackbench, ab, memcslap,
+    /// cc1: the program alone); may be repeated
     #[arg(long, value_name = "NAME")]
     service: Vec<String>,
 
@@ -230,7 +230,7 @@ mod tests {
         let error = chosen(&["nginx".to_owned()]).unwrap_err().to_string();
         assert_eq!(
             error,
-            "--service nginx: unknown, there are apache2, redis-server, memcached, iperf3, hackbench"
+            "--service nginx: unknown, there are apache2, redis-server, memcached, iperf3, hackbench, ab, memcslap, cc1"
         );
         for (text, reason) in [
             ("a", "must be FROM:TO"),

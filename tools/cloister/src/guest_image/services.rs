@@ -21,7 +21,7 @@ macro_rules! service_file {
 }
 
 /// All services.
-pub(super) const SERVICES: [Service; 5] = [
+pub(super) const SERVICES: [Service; 8] = [
     Service {
         name: "apache2",
         packages: &["apache2-bin", "media-types"],
@@ -55,6 +55,24 @@ pub(super) const SERVICES: [Service; 5] = [
     Service {
         name: "hackbench",
         packages: &["rt-tests"],
+        script: None,
+        files: &[],
+    },
+    Service {
+        name: "ab",
+        packages: &["apache2-utils"],
+        script: None,
+        files: &[],
+    },
+    Service {
+        name: "memcslap",
+        packages: &["libmemcached-tools"],
+        script: None,
+        files: &[],
+    },
+    Service {
+        name: "cc1",
+        packages: &["cpp-14", "binutils"],
         script: None,
         files: &[],
     },
