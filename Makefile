@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants churn secret explore noninterference fuzz bench-micro bench-micro-update run test audit fmt lint clean
+.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants churn secret explore noninterference fuzz bench bench-micro bench-micro-update run test audit fmt lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BARE := $(TARGET)/aarch64-unknown-none-softfloat/release
@@ -119,8 +119,12 @@ audit: payload ## Lines and unsafe code of every crate, panics left in the linke
 	@$(TOOL) audit
 	@$(TOOL) panics build/cloister.elf boot/panics.toml
 
-bench-micro: payload test-guest guest ## Measure single operations against KVM; writes bench/REPORT.md (10 to 20 minutes)
+bench: payload test-guest guest ## Measure everything against KVM; hours, and goes on where it was broken off
 	@bench/fetch || echo "make: what bench/fetch could not get is left out below" >&2
+	@$(TOOL) bench all $(ARGS)
+
+bench-micro: payload test-guest guest ## Measure single operations against KVM; writes bench/REPORT.md (10 to 20 minutes)
+	@bench/fetch plugin host || echo "make: what bench/fetch could not get is left out below" >&2
 	@$(TOOL) bench micro $(ARGS)
 
 bench-micro-update: payload test-guest ## Write Cloister's figures to bench/micro.toml, with which 'make test' compares

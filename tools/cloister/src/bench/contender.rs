@@ -1,7 +1,10 @@
 //! Who is measured.
 
+use serde::{Deserialize, Serialize};
+
 /// One way to run the guest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(try_from = "String", into = "&'static str")]
 pub(super) enum Contender {
     /// The machine without a hypervisor.
     Native,
@@ -65,6 +68,20 @@ impl Contender {
     /// Whether the guest runs under Cloister.
     pub(super) fn is_cloister(self) -> bool {
         matches!(self, Self::Open | Self::Protected)
+    }
+}
+
+impl From<Contender> for &'static str {
+    fn from(contender: Contender) -> Self {
+        contender.name()
+    }
+}
+
+impl TryFrom<String> for Contender {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

@@ -63,7 +63,7 @@ impl Baseline {
             let name = contender.name.name();
             for operation in &contender.operations {
                 let what = format!("{name}: {}", operation.name);
-                match (known.get(operation.name), operation.ticks()) {
+                match (known.get(&operation.name), operation.ticks()) {
                     (Some(&old), Some(new)) => verdict.judge(&what, old, new),
                     (Some(_), None) => {
                         let why = operation.not_run.as_deref().unwrap_or("no figure");
@@ -132,7 +132,7 @@ mod tests {
         };
         let contender = |name| ContenderResults {
             operations: vec![OperationResults {
-                name: "timer",
+                name: "timer".to_owned(),
                 cost: Some(ticks as f64),
                 spread: None,
                 not_run: None,

@@ -1,55 +1,18 @@
-//! One run of QEMU: its command line, its time-out, and what it says.
+//! One run of the operations: what QEMU loads, and what the guest says.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::contender::Contender;
+use super::emulator::{self, HOST_APPEND, Images, Machine, Paths, about, present};
 use super::operation::{OPERATIONS, Operation};
 use super::sample::{Figure, guest_lines, plugin_lines};
-use crate::error::io_reason;
-use crate::run::{HEADLESS, REPEATABLE};
 use crate::{assign, pack, vmfile};
 
 /// Memory of the guest, the same for all.
 const GUEST_MEMORY: &str = "512M";
-/// The machine, the same for all that have a hypervisor; without one, the processor has no EL2.
-const MACHINE: &str = "virt,virtualization=on,gic-version=3";
-const NATIVE_MACHINE: &str = "virt,gic-version=3";
-/// The KVM host's command line; what it leaves out (messages, self-tests, random addresses) makes it quicker to
-/// boot and the same each time. Without halt polling a host does not fill time with waiting.
-const HOST_APPEND: &str =
-    "console=ttyAMA0 loglevel=4 nokaslr cryptomgr.notests norandmaps kvm.halt_poll_ns=0";
-
-/// Where everything is.
-#[derive(Debug)]
-pub(super) struct Paths {
-    /// QEMU.
-    pub(super) qemu: PathBuf,
-    /// What `make` builds and fetches: `build`.
-    pub(super) build: PathBuf,
-}
-
-impl Paths {
-    fn guest(&self) -> PathBuf {
-        self.build.join("test-guest.bin")
-    }
-
-    /// The host kernel.
-    pub(super) fn kernel(&self) -> PathBuf {
-        self.build.join("guest/6.12/Image")
-    }
-
-    /// The plugin, if it was built.
-    pub(super) fn plugin(&self) -> Option<PathBuf> {
-        Some(self.build.join("bench/levels.so")).filter(|path| path.is_file())
-    }
-}
-
 /// One run.
 #[derive(Debug)]
 pub(super) struct Job<'a> {
@@ -91,7 +54,7 @@ pub(super) fn operations(
 impl Job<'_> {
     fn file(&self, ending: &str) -> PathBuf {
         let name = format!("{}-{}cpu.{ending}", self.contender.name(), self.cpus);
-        self.paths.build.join("bench/runs").join(name)
+        self.paths.of_run(&name)
     }
 
     /// vCPUs: two also on one CPU, where they take turns. The machine itself has no more than it has.
@@ -112,13 +75,16 @@ impl Job<'_> {
         let log = self.file("log");
         let folder = log.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(|e| about(folder, &e))?;
-        let line = self.arguments()?;
-        let command = std::iter::once(self.paths.qemu.as_os_str())
-            .chain(line.iter().map(OsString::as_os_str))
-            .map(|word| quoted(&word.to_string_lossy()))
-            .collect::<Vec<_>>()
-            .join(" ");
-        self.execute(&line, &log)?;
+        let machine = Machine {
+            contender: self.contender,
+            cpus: self.cpus,
+            cpu: self.cpu,
+            megabytes: 2048,
+        };
+        let plugin = self.plugin()?;
+        let line = machine.arguments(plugin.as_deref(), self.images()?);
+        let command = emulator::command_line(&self.paths.qemu, &line);
+        emulator::execute(&self.paths.qemu, &line, &log, self.timeout)?;
         let console = fs::read(&log).map_err(|e| about(&log, &e))?;
         let console = String::from_utf8_lossy(&console);
         self.verdict(&console)?;
@@ -141,12 +107,9 @@ impl Job<'_> {
         if let Some(missing) = self.operations.iter().find(|&&o| !figures.contains_key(o)) {
             return Err(format!("the guest said nothing about {missing}"));
         }
-        let host = console
-            .lines()
-            .find(|line| line.starts_with("host: ") && line.contains("kvm ["));
         Ok(Outcome {
             command,
-            host: host.map(|line| line["host: ".len()..].trim().to_owned()),
+            host: emulator::host_line(&console),
             figures,
         })
     }
@@ -155,16 +118,7 @@ impl Job<'_> {
     fn verdict(&self, console: &str) -> Result<(), String> {
         let log = self.file("log");
         let fail = |why: &str| Err(format!("{why} (console: {})", log.display()));
-        if let Some((_, mode)) = self.contender.kvm()
-            && !console.contains(mode)
-        {
-            let host = console.lines().find(|line| line.starts_with("host: "));
-            return fail(&format!(
-                "the host did not come up as {}: {}",
-                self.contender.title(),
-                host.unwrap_or("no word from it").trim()
-            ));
-        }
+        emulator::check_mode(self.contender, console).or_else(|why| fail(&why))?;
         let passed = console.matches("TESTS done: 1 passed, 0 failed").count();
         if passed != self.host_runs().len().max(1) {
             let failure = console
@@ -197,70 +151,41 @@ impl Job<'_> {
         [of(false), of(true)].into_iter().flatten().collect()
     }
 
-    fn arguments(&self) -> Result<Vec<OsString>, String> {
-        let mut line: Vec<OsString> = Vec::new();
-        let mut add = |words: &[&str]| line.extend(words.iter().map(OsString::from));
-        let machine = if self.contender == Contender::Native {
-            NATIVE_MACHINE
-        } else {
-            MACHINE
-        };
-        // A counter of 1 GHz: a tick is an instruction.
-        let cpu = format!("{},cntfrq=1000000000", self.cpu);
-        add(&[
-            "-M",
-            machine,
-            "-cpu",
-            &cpu,
-            "-smp",
-            &self.cpus.to_string(),
-            "-m",
-            "2G",
-        ]);
-        add(&HEADLESS);
-        add(&["-serial", "stdio"]);
-        add(&REPEATABLE);
-        if self.split {
-            let plugin = self.paths.plugin().ok_or("the plugin is missing")?;
-            let out = self.file("levels");
-            add(&[
-                "-plugin",
-                &format!("{},out={}", plugin.display(), out.display()),
-            ]);
+    /// The plugin with its options, if it is wanted.
+    fn plugin(&self) -> Result<Option<String>, String> {
+        if !self.split {
+            return Ok(None);
         }
-        let (kernel, initrd, append) = self.images()?;
-        line.push("-kernel".into());
-        line.push(kernel.into());
-        if let Some(initrd) = initrd {
-            line.push("-initrd".into());
-            line.push(initrd.into());
-        }
-        line.push("-append".into());
-        line.push(append.into());
-        Ok(line)
+        let plugin = self.paths.plugin().ok_or("the plugin is missing")?;
+        let out = self.file("levels");
+        Ok(Some(format!("{},out={}", plugin.display(), out.display())))
     }
 
-    /// What QEMU loads: kernel, initrd, command line.
-    fn images(&self) -> Result<(PathBuf, Option<PathBuf>, String), String> {
-        let guest = present(self.paths.guest(), "make test-guest")?;
+    fn guest(&self) -> PathBuf {
+        self.paths.build.join("test-guest.bin")
+    }
+
+    fn images(&self) -> Result<Images, String> {
+        let guest = present(self.guest(), "make test-guest")?;
         match self.contender.kvm() {
-            None if self.contender == Contender::Native => {
-                Ok((guest, None, format!("platform=bare {}", self.append())))
-            }
-            None => {
-                let payload = present(self.paths.build.join("cloister.img"), "make payload")?;
-                Ok((
-                    payload,
-                    Some(self.bundle()?),
-                    "exit-when-idle console=micro".to_owned(),
-                ))
-            }
+            None if self.contender == Contender::Native => Ok(Images {
+                kernel: guest,
+                initrd: None,
+                append: format!("platform=bare {}", self.append()),
+            }),
+            None => Ok(Images {
+                kernel: self.paths.payload()?,
+                initrd: Some(self.bundle()?),
+                append: "exit-when-idle console=micro".to_owned(),
+            }),
             Some((mode, _)) => {
-                let kernel = present(self.paths.kernel(), "make guest")?;
                 let vcpus = self.vcpus();
                 let runs = self.host_runs().join("/");
-                let append = format!("{HOST_APPEND} {mode} bench.vcpus={vcpus} bench.runs={runs}");
-                Ok((kernel, Some(self.host(&guest)?), append))
+                Ok(Images {
+                    kernel: present(self.paths.kernel(), "make guest")?,
+                    initrd: Some(self.host(&guest)?),
+                    append: format!("{HOST_APPEND} {mode} bench.vcpus={vcpus} bench.runs={runs}"),
+                })
             }
         }
     }
@@ -268,8 +193,7 @@ impl Job<'_> {
     /// The bundle of the guest.
     fn bundle(&self) -> Result<PathBuf, String> {
         let description = self.file("toml");
-        let guest =
-            fs::canonicalize(self.paths.guest()).map_err(|e| about(&self.paths.guest(), &e))?;
+        let guest = fs::canonicalize(self.guest()).map_err(|e| about(&self.guest(), &e))?;
         let text = format!(
             "name = \"micro\"\nformat = \"flat\"\nkernel = {:?}\nvcpus = {}\nmemory = \"{GUEST_MEMORY}\"\n\
              append = \"{}\"\nprotected = {}\non-reboot = \"stop\"\n",
@@ -291,7 +215,7 @@ impl Job<'_> {
 
     /// The KVM host's initramfs with the guest in it.
     fn host(&self, guest: &Path) -> Result<PathBuf, String> {
-        let host = present(self.paths.build.join("bench/host.cpio"), "bench/fetch host")?;
+        let host = self.paths.host()?;
         let mut bytes = fs::read(&host).map_err(|e| about(&host, &e))?;
         let image = fs::read(guest).map_err(|e| about(guest, &e))?;
         // The kernel unpacks archives that follow each other.
@@ -300,63 +224,9 @@ impl Job<'_> {
             .file("test-guest.bin", &image)
             .map_err(|e| e.to_string())?;
         bytes.extend(archive.finish());
-        let file = self.paths.build.join("bench/runs/host-and-guest.cpio");
+        let file = self.paths.of_run("host-and-guest.cpio");
         fs::write(&file, bytes).map_err(|e| about(&file, &e))?;
         Ok(file)
-    }
-
-    fn execute(&self, line: &[OsString], log: &Path) -> Result<(), String> {
-        let output = File::create(log).map_err(|e| about(log, &e))?;
-        let errors = output.try_clone().map_err(|e| about(log, &e))?;
-        let mut child = Command::new(&self.paths.qemu)
-            .args(line)
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .spawn()
-            .map_err(|e| about(&self.paths.qemu, &e))?;
-        let deadline = Instant::now() + self.timeout;
-        loop {
-            match child.try_wait().map_err(|e| io_reason(&e))? {
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => {
-                    return Err(format!(
-                        "QEMU failed: {status} (console: {})",
-                        log.display()
-                    ));
-                }
-                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(50)),
-                None => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(format!(
-                        "not finished after {} s (console: {})",
-                        self.timeout.as_secs(),
-                        log.display()
-                    ));
-                }
-            }
-        }
-    }
-}
-
-fn about(path: &Path, error: &std::io::Error) -> String {
-    format!("{}: {}", path.display(), io_reason(error))
-}
-
-fn present(path: PathBuf, maker: &str) -> Result<PathBuf, String> {
-    match path.is_file() {
-        true => Ok(path),
-        false => Err(format!("{} is missing: run '{maker}'", path.display())),
-    }
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:+".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 
@@ -406,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_in_another_mode_gives_no_figures() {
+    fn what_did_not_end_well_gives_no_figures() {
         let paths = paths();
         let job = job(Contender::KvmVhe, 2, &paths);
         let done = "TESTS done: 1 passed, 0 failed, 0 skipped\n";
@@ -414,23 +284,11 @@ mod tests {
             format!("host: 6.12, kvm [1]: {mode} mode initialized successfully\n{done}")
         };
         assert!(job.verdict(&host("VHE")).is_ok());
-        for other in ["Hyp nVHE", "Protected hVHE"] {
-            assert!(
-                job.verdict(&host(other))
-                    .unwrap_err()
-                    .contains("did not come up as KVM VHE")
-            );
-        }
+        assert!(job.verdict(&host("Hyp nVHE")).is_err());
         assert!(
             job.verdict(&host("VHE").replace("1 passed, 0 failed", "0 passed, 1 failed"))
                 .is_err()
         );
         assert!(job.verdict("").is_err());
-    }
-
-    #[test]
-    fn words_are_quoted_for_a_shell() {
-        assert_eq!(quoted("a b'c"), "'a b'\\''c'");
-        assert_eq!(quoted("virt,gic-version=3"), "virt,gic-version=3");
     }
 }

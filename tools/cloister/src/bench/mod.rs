@@ -1,9 +1,14 @@
 //! `cloister bench`: the comparison with KVM, on one emulated machine (docs/benchmarks.md).
 
+mod app;
 mod contender;
+mod document;
+mod emulator;
 mod guard;
 mod job;
 mod operation;
+mod plot;
+mod projection;
 mod report;
 mod results;
 mod sample;
@@ -18,8 +23,9 @@ use clap::{Args, Subcommand};
 use crate::error::{Error, Result};
 use crate::progress;
 use contender::Contender;
+use emulator::Paths;
 use guard::Baseline;
-use job::{Job, Paths};
+use job::Job;
 use results::{ContenderResults, Results};
 
 /// Two runs of an operation may be this far apart, as a part of the lesser.
@@ -28,8 +34,18 @@ const REPEATABLE: f64 = 0.01;
 /// What is measured.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Bench {
+    /// Everything below, one after the other; what is finished is not done again
+    All(app::AppArgs),
     /// Single operations: hypercalls, traps, interrupts, faults, switches
     Micro(MicroArgs),
+    #[command(flatten)]
+    App(app::Named),
+    /// Write REPORT.md and its plots anew from the results that are there
+    Report {
+        /// Where results/ is, and REPORT.md
+        #[arg(long, value_name = "FOLDER", default_value = "bench")]
+        folder: PathBuf,
+    },
 }
 
 /// Options of `cloister bench micro`.
@@ -84,8 +100,41 @@ pub(crate) struct MicroArgs {
 /// Carries out `cloister bench`.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
+        Bench::All(args) => all(args),
         Bench::Micro(args) => micro(args),
+        Bench::App(named) => app::run(named),
+        Bench::Report { folder } => document::write(folder),
     }
+}
+
+/// Everything. What fails says so, and the others go on; the first failure is the result.
+fn all(args: &app::AppArgs) -> Result<()> {
+    let steps: [&dyn Fn() -> Result<()>; 2] = [
+        &|| match is_measured(args)? {
+            true => {
+                progress("bench: micro: results/micro.json is of this version");
+                Ok(())
+            }
+            false => micro(&args.micro()),
+        },
+        &|| app::all(args),
+    ];
+    let mut first = Ok(());
+    for step in steps {
+        let result = step();
+        if let Err(why) = &result {
+            progress(format_args!("bench: {why}"));
+        }
+        first = first.and(result);
+    }
+    first
+}
+
+/// Whether the micro-operations of this very version have been measured, with nothing changed since its commit.
+fn is_measured(args: &app::AppArgs) -> Result<bool> {
+    let known = document::micro(&args.folder)?;
+    let now = versions::find(&args.paths())?;
+    Ok(known.is_some_and(|known| known.versions == now && !now.cloister.contains("-dirty")))
 }
 
 fn micro(args: &MicroArgs) -> Result<()> {
@@ -231,14 +280,8 @@ fn publish(args: &MicroArgs, results: &Results) -> Result<()> {
     let mut text = serde_json::to_string_pretty(results).map_err(Error::config)?;
     text.push('\n');
     write(&json, text.as_bytes())?;
-    let report = args.folder.join("REPORT.md");
-    write(&report, report::markdown(results).as_bytes())?;
-    progress(format_args!(
-        "bench: {} and {} written",
-        report.display(),
-        json.display()
-    ));
-    Ok(())
+    progress(format_args!("bench: {} written", json.display()));
+    document::write(&args.folder)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The Markdown report: `bench/REPORT.md`.
+//! The report's part about micro-operations.
 
 use std::fmt::Write;
 
@@ -16,14 +16,6 @@ const CONTEXTS: [(&str, &str); 5] = [
     (GUEST, "guest"),
 ];
 
-const LEFT_OUT: &str = "\
-Instructions are not time. A processor also pays for taking and leaving an exception, for filling TLBs (walks of two
-stages), for barriers that wait, for system registers that are slow to access, and for caches that the other side
-filled. So exits, system-register accesses, TLB invalidations and barriers stand beside the instructions below.
-What costs many instructions in straight lines looks worse here than on a processor; what exits often, better.
-A projection to cycles of a real machine (m400) is not made: it needs per-event costs from a source we have checked.
-Neither are QEMU's wall-clock times shown: they measure its TLB flushes.\n";
-
 /// The report's text.
 pub(super) fn markdown(results: &Results) -> String {
     let mut text = String::new();
@@ -32,7 +24,6 @@ pub(super) fn markdown(results: &Results) -> String {
     latencies(&mut text, results);
     repeatability(&mut text, results);
     not_run(&mut text, results);
-    let _ = write!(text, "\n## What the counts leave out\n\n{LEFT_OUT}");
     if results.split {
         splits(&mut text, results);
     }
@@ -49,9 +40,7 @@ fn introduction(text: &mut String, results: &Results) {
     };
     let _ = write!(
         text,
-        "# Micro-operations: Cloister and KVM\n\n\
-         Written by `make bench-micro`; how it measures: [docs/benchmarks.md](../docs/benchmarks.md). Executed instructions\n\
-         for one operation, {unit}, on one emulated machine for all: QEMU `virt`, {}, GICv3,\n\
+        "## Micro-operations\n\nExecuted instructions for one operation, {unit}, on one emulated machine for all: QEMU `virt`, {}, GICv3,\n\
          2 GB, `-icount shift=0,sleep=off`. The guest is the same image everywhere, with 512 MB and 2 vCPUs.\n\n\
          | | |\n|---|---|\n\
          | Cloister | {} |\n| built with | {} |\n| QEMU | {} |\n\
@@ -74,7 +63,7 @@ fn head(text: &mut String, results: &Results, last: &str) {
 }
 
 fn costs(text: &mut String, results: &Results) {
-    text.push_str("\n## Instructions for an operation\n\n");
+    text.push_str("\n### Instructions for an operation\n\n");
     head(text, results, " KVM / Cloister |");
     for operation in OPERATIONS {
         let mark = match operation {
@@ -109,7 +98,7 @@ fn figure(operation: Option<&OperationResults>) -> String {
 }
 
 /// 12345.6 → "12,346"
-fn thousands(value: f64) -> String {
+pub(super) fn thousands(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut grouped = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -139,7 +128,7 @@ fn ratio(results: &Results, operation: &Operation) -> String {
 
 fn latencies(text: &mut String, results: &Results) {
     text.push_str(
-        "\n## Until the other end is reached\n\n\
+        "\n### Until the other end is reached\n\n\
          Ticks of the guest's clock (1 GHz, instructions of whichever CPU runs): from the timer's deadline until the handler\n\
          is over; from sending the SGI until its handler has run.\n\n",
     );
@@ -161,7 +150,7 @@ fn latencies(text: &mut String, results: &Results) {
 }
 
 fn repeatability(text: &mut String, results: &Results) {
-    text.push_str("\n## Repeatability\n\n");
+    text.push_str("\n### Repeatability\n\n");
     let runs = |c: &ContenderResults| c.operations.iter().map(|o| o.runs.len()).max();
     let runs = results
         .contenders
@@ -199,8 +188,8 @@ fn not_run(text: &mut String, results: &Results) {
                 continue;
             };
             match reasons.iter_mut().find(|(known, _)| *known == why) {
-                Some((_, names)) => names.push(operation.name),
-                None => reasons.push((why, vec![operation.name])),
+                Some((_, names)) => names.push(&operation.name),
+                None => reasons.push((why, vec![&operation.name])),
             }
         }
         for (why, names) in reasons {
@@ -212,13 +201,13 @@ fn not_run(text: &mut String, results: &Results) {
         }
     }
     if !lines.is_empty() {
-        let _ = write!(text, "\n## Not run\n\n{}\n", lines.join("\n"));
+        let _ = write!(text, "\n### Not run\n\n{}\n", lines.join("\n"));
     }
 }
 
 fn splits(text: &mut String, results: &Results) {
     text.push_str(
-        "\n## Where the instructions go\n\n\
+        "\n### Where the instructions go\n\n\
          For one operation, in the window with the fewest. Exits: exception returns from EL2 to EL1 or EL0, with nVHE KVM also\n\
          those to its own host. The last three columns leave out the guest's.\n",
     );
@@ -228,7 +217,7 @@ fn splits(text: &mut String, results: &Results) {
                 let counted = o.runs.iter().filter(|run| run.split.is_some());
                 let total = |split: &Split| split.values().map(|c| c.instructions).sum::<u64>();
                 let run = counted.min_by_key(|run| run.split.as_ref().map(total))?;
-                Some((o.name, run.rounds, run.split.as_ref()?))
+                Some((o.name.as_str(), run.rounds, run.split.as_ref()?))
             })
             .collect();
         let used: Vec<_> = (CONTEXTS.iter())
@@ -240,7 +229,7 @@ fn splits(text: &mut String, results: &Results) {
         let names: Vec<&str> = used.iter().map(|(_, title)| *title).collect();
         let _ = write!(
             text,
-            "\n### {}\n\n| operation | {} | exits | system registers | TLBI | barriers |\n|---|{}\n",
+            "\n#### {}\n\n| operation | {} | exits | system registers | TLBI | barriers |\n|---|{}\n",
             contender.name.title(),
             names.join(" | "),
             "--:|".repeat(used.len() + 4)
@@ -270,7 +259,7 @@ fn splits(text: &mut String, results: &Results) {
 }
 
 fn commands(text: &mut String, results: &Results) {
-    text.push_str("\n## Commands\n\nFrom the root of the source tree, after `make bench-micro` has made the files.\n");
+    text.push_str("\n### Commands\n\nFrom the root of the source tree, after `make bench-micro` has made the files.\n");
     for contender in &results.contenders {
         for command in &contender.commands {
             let _ = write!(text, "\n{}:\n\n    {command}\n", contender.name.title());
@@ -283,9 +272,9 @@ mod tests {
     use super::*;
     use crate::bench::results::Versions;
 
-    fn operation(name: &'static str, cost: Option<f64>) -> OperationResults {
+    fn operation(name: &str, cost: Option<f64>) -> OperationResults {
         OperationResults {
-            name,
+            name: name.to_owned(),
             cost,
             spread: cost.map(|_| 0.004),
             not_run: cost.is_none().then(|| "QEMU is missing".to_owned()),

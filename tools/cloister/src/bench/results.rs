@@ -1,6 +1,6 @@
 //! All that a benchmark measured, as it goes into `micro.json` and the report.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::contender::Contender;
 use super::job::Outcome;
@@ -8,7 +8,7 @@ use super::operation::{OPERATIONS, Operation};
 use super::sample::{Figure, Sample};
 
 /// What was measured with, and on what.
-#[derive(Serialize, Debug, Default)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Versions {
     pub(super) cloister: String,
     pub(super) rust: String,
@@ -20,7 +20,7 @@ pub(super) struct Versions {
 }
 
 /// Everything.
-#[derive(Serialize, Debug)]
+#[derive(Serialize, Deserialize, Debug)]
 pub(super) struct Results {
     pub(super) versions: Versions,
     /// QEMU's name of the processor.
@@ -31,9 +31,8 @@ pub(super) struct Results {
 }
 
 /// One contender's.
-#[derive(Serialize, Debug)]
+#[derive(Serialize, Deserialize, Debug)]
 pub(super) struct ContenderResults {
-    #[serde(serialize_with = "name")]
     pub(super) name: Contender,
     /// What a KVM host said about itself.
     pub(super) host: Option<String>,
@@ -42,9 +41,9 @@ pub(super) struct ContenderResults {
 }
 
 /// One operation's.
-#[derive(Serialize, Debug)]
+#[derive(Serialize, Deserialize, Debug)]
 pub(super) struct OperationResults {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// Instructions for one operation: the least of all runs.
     pub(super) cost: Option<f64>,
     /// How far the runs are apart, as a part of the least.
@@ -53,10 +52,6 @@ pub(super) struct OperationResults {
     pub(super) not_run: Option<String>,
     /// Each run's.
     pub(super) runs: Vec<Sample>,
-}
-
-fn name<S: serde::Serializer>(contender: &Contender, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(contender.name())
 }
 
 impl ContenderResults {
@@ -101,7 +96,7 @@ impl ContenderResults {
 impl OperationResults {
     fn not_run(operation: &Operation, why: String) -> Self {
         Self {
-            name: operation.name,
+            name: operation.name.to_owned(),
             cost: None,
             spread: None,
             not_run: Some(why),
@@ -129,7 +124,7 @@ impl OperationResults {
         let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
         let most = costs.iter().copied().fold(0.0, f64::max);
         Self {
-            name: operation.name,
+            name: operation.name.to_owned(),
             cost: Some(least),
             spread: Some((most - least) / least.max(1.0)),
             not_run: None,
@@ -153,10 +148,9 @@ fn cost(operation: &Operation, sample: &Sample) -> Option<f64> {
 
 impl Results {
     /// The runs that are furthest apart: contender, operation, difference.
-    pub(super) fn widest(&self) -> Option<(Contender, &'static str, f64)> {
+    pub(super) fn widest(&self) -> Option<(Contender, &str, f64)> {
         let all = self.contenders.iter().flat_map(|c| {
-            let spread = |o: &OperationResults| Some((c.name, o.name, o.spread?));
-            c.operations.iter().filter_map(spread)
+            (c.operations.iter()).filter_map(|o| Some((c.name, o.name.as_str(), o.spread?)))
         });
         all.reduce(|a, b| if b.2 > a.2 { b } else { a })
     }

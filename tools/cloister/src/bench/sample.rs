@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::operation::Cost;
 
 /// Executed instructions of some kinds.
-#[derive(Serialize, Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Counts {
     /// All of them.
     pub(super) instructions: u64,
@@ -49,7 +49,7 @@ pub(super) type Split = BTreeMap<String, Counts>;
 pub(super) const GUEST: &str = "guest";
 
 /// An operation as one run measured it.
-#[derive(Serialize, Clone, PartialEq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub(super) struct Sample {
     /// Rounds in a window.
     pub(super) rounds: u64,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::job::Paths;
+use super::emulator::Paths;
 use super::results::Versions;
 use crate::error::{Error, Result, io_reason};
 
@@ -21,6 +21,19 @@ pub(super) fn find(paths: &Paths) -> Result<Versions> {
         host_kernel: file(&paths.build.join("guest/6.12/version")),
         host_qemu: file(&paths.build.join("bench/host.version")),
     })
+}
+
+/// `NAME VERSION` of the packages `names`, from the `NAME VERSION SHA256` lines of an image's lock.
+pub(super) fn packages(lock: &Path, names: &[&str]) -> Vec<String> {
+    let text = fs::read_to_string(lock).unwrap_or_default();
+    let version = |name: &&str| {
+        let line = text
+            .lines()
+            .find(|line| line.split(' ').next() == Some(name));
+        let version = line.and_then(|line| line.split(' ').nth(1));
+        format!("{name} {}", version.unwrap_or("of unknown version"))
+    };
+    names.iter().map(version).collect()
 }
 
 fn cloister() -> String {
@@ -79,7 +92,20 @@ fn file(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::major;
+    use super::{fs, major, packages};
+
+    #[test]
+    fn versions_are_those_of_the_very_package() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = folder.path().join("lock");
+        let names = ["redis", "iperf3"];
+        assert_eq!(packages(&lock, &names[..1]), ["redis of unknown version"]);
+        fs::write(&lock, "redis-tools 8 ab\nredis 7 cd\n").unwrap();
+        assert_eq!(
+            packages(&lock, &names),
+            ["redis 7", "iperf3 of unknown version"]
+        );
+    }
 
     #[test]
     fn the_major_version_is_read() {

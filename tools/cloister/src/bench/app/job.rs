@@ -1,0 +1,217 @@
+//! One boot of the machine: what QEMU loads, and what the workloads of an image bring, which run one after the other.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::console;
+use super::results::{Run, Setting};
+use super::workload::Workload;
+use crate::bench::contender::Contender;
+use crate::bench::emulator::{self, HOST_APPEND, Images, Machine, Paths, about, present};
+use crate::bench::sample::plugin_lines;
+use crate::{assign, pack, vmfile};
+
+/// Memory of each guest, and what a kernel without hypervisor may use of the machine's.
+const GUEST_MEMORY: &str = "512M";
+/// Memory of the machine with one VM, and what each further VM adds: its own, and its share of bundles.
+const MACHINE_MEGABYTES: u32 = 2048;
+const MEGABYTES_PER_VM: u32 = 768;
+/// The guest kernel's command line: what makes runs differ, or costs the same everywhere and hides the rest.
+const GUEST_APPEND: &str = "console=ttyAMA0 loglevel=4 nokaslr kpti=off norandmaps \
+                            randomize_kstack_offset=off cryptomgr.notests rdinit=/bench/init";
+
+/// One run.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    pub(super) setting: &'a Setting,
+    /// All of one image.
+    pub(super) workloads: &'a [&'static Workload],
+    pub(super) contender: Contender,
+    pub(super) timeout: Duration,
+    pub(super) paths: &'a Paths,
+}
+
+/// A run that is ready to start: its files are made.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    line: Vec<std::ffi::OsString>,
+    /// Everything that decides what the run brings.
+    pub(super) inputs: Vec<PathBuf>,
+    /// The command line, as a shell takes it.
+    pub(super) command: String,
+}
+
+/// What a boot brought.
+#[derive(Serialize, Deserialize, PartialEq, Debug)]
+pub(super) struct Outcome {
+    /// What the KVM host says about itself.
+    pub(super) host: Option<String>,
+    /// By workload: figures, or why there are none.
+    pub(super) runs: BTreeMap<String, Result<Run, String>>,
+}
+
+impl Job<'_> {
+    /// A name that no other run has.
+    pub(super) fn name(&self) -> String {
+        let workloads: Vec<&str> = self.workloads.iter().map(|w| w.name).collect();
+        let name = self.setting.name(&workloads.join("+"));
+        format!("{name}-{}", self.contender.name())
+    }
+
+    fn file(&self, ending: &str) -> PathBuf {
+        self.paths.of_run(&format!("{}.{ending}", self.name()))
+    }
+
+    /// Makes the run's files. The error says what is missing.
+    pub(super) fn prepare(&self) -> Result<Prepared, String> {
+        let plugin = self.paths.plugin();
+        let plugin = plugin.ok_or("build/bench/levels.so is missing: run 'bench/fetch plugin'")?;
+        let folder = self.file("log");
+        let folder = folder.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder).map_err(|e| about(folder, &e))?;
+        let images = self.images()?;
+        let mut inputs = vec![plugin.clone(), images.kernel.clone()];
+        inputs.extend(images.initrd.clone());
+        let counts = self.file("levels");
+        let plugin = format!(
+            "{},out={},vms={}",
+            plugin.display(),
+            counts.display(),
+            self.setting.vms
+        );
+        let machine = Machine {
+            contender: self.contender,
+            cpus: self.setting.vcpus,
+            cpu: &self.setting.cpu,
+            megabytes: MACHINE_MEGABYTES + (self.setting.vms - 1) * MEGABYTES_PER_VM,
+        };
+        let line = machine.arguments(Some(&plugin), images);
+        let command = emulator::command_line(&self.paths.qemu, &line);
+        Ok(Prepared {
+            line,
+            inputs,
+            command,
+        })
+    }
+
+    /// Runs it; gives what the KVM host says about itself, and each workload's figures or why there are none.
+    pub(super) fn run(&self, prepared: &Prepared) -> Result<Outcome, String> {
+        let log = self.file("log");
+        let ended = emulator::execute(&self.paths.qemu, &prepared.line, &log, self.timeout);
+        let bytes = fs::read(&log).map_err(|e| about(&log, &e))?;
+        let console = String::from_utf8_lossy(&bytes);
+        if ended.is_ok() {
+            emulator::check_mode(self.contender, &console)
+                .map_err(|why| format!("{why} (console: {})", log.display()))?;
+        }
+        let file = self.file("levels");
+        let counts = fs::read_to_string(&file).map_err(|e| about(&file, &e))?;
+        let mut windows = plugin_lines(&counts, self.contender == Contender::Native)?;
+        let mut runs = BTreeMap::new();
+        for (number, workload) in (1..).zip(self.workloads) {
+            let mut run = || {
+                // What ended before the machine was stopped is whole.
+                let done = console::read(&console, workload.name, self.setting.vms);
+                let done = done.map_err(|why| match &ended {
+                    Ok(()) => format!("{why} (console: {})", log.display()),
+                    Err(ended) => ended.clone(),
+                })?;
+                let split = windows.remove(&number).ok_or("the plugin saw no marks")?;
+                Ok(Run {
+                    operations: done.operations,
+                    unit: done.unit,
+                    ticks: done.ticks,
+                    split,
+                    says: done.says,
+                })
+            };
+            runs.insert(workload.name.to_owned(), run());
+        }
+        let host = emulator::host_line(&console);
+        Ok(Outcome { host, runs })
+    }
+
+    fn append(&self) -> String {
+        let names: Vec<&str> = self.workloads.iter().map(|w| w.name).collect();
+        format!("{GUEST_APPEND} bench.run={}", names.join(","))
+    }
+
+    fn images(&self) -> Result<Images, String> {
+        let kernel = present(self.paths.kernel(), "make guest")?;
+        let image = self.workloads.first().map_or("no", |w| w.image);
+        let image = format!("bench/images/{image}.cpio");
+        let initrd = present(self.paths.build.join(image), "bench/fetch images")?;
+        match self.contender.kvm() {
+            None if self.contender == Contender::Native => Ok(Images {
+                kernel,
+                initrd: Some(initrd),
+                append: format!("{} mem={GUEST_MEMORY}", self.append()),
+            }),
+            None => Ok(Images {
+                kernel: self.paths.payload()?,
+                initrd: Some(self.bundle(&kernel, &initrd)?),
+                append: "exit-when-idle console=bench-1".to_owned(),
+            }),
+            Some((mode, _)) => Ok(Images {
+                initrd: Some(self.host(&kernel, &initrd)?),
+                kernel,
+                append: format!(
+                    "{HOST_APPEND} {mode} bench.vcpus={} bench.vms={}",
+                    self.setting.vcpus, self.setting.vms
+                ),
+            }),
+        }
+    }
+
+    /// The bundle of the guests.
+    fn bundle(&self, kernel: &Path, initrd: &Path) -> Result<PathBuf, String> {
+        let absolute = |path: &Path| fs::canonicalize(path).map_err(|e| about(path, &e));
+        let (kernel, initrd) = (absolute(kernel)?, absolute(initrd)?);
+        let mut vms = Vec::new();
+        for number in 1..=self.setting.vms {
+            let mut text = String::new();
+            let _ = write!(
+                text,
+                "name = \"bench-{number}\"\nkernel = {:?}\ninitrd = {:?}\nvcpus = {}\nmemory = \"{GUEST_MEMORY}\"\n\
+                 append = \"{}\"\nprotected = {}\non-reboot = \"stop\"\n",
+                kernel.display().to_string(),
+                initrd.display().to_string(),
+                self.setting.vcpus,
+                self.append(),
+                self.contender == Contender::Protected
+            );
+            let description = self.file(&format!("{number}.toml"));
+            fs::write(&description, text).map_err(|e| about(&description, &e))?;
+            vms.push(vmfile::read(&description).map_err(|e| e.to_string())?);
+        }
+        let devices = assign::assign(&vms).map_err(|e| e.to_string())?;
+        let bytes = pack::pack(&vms, &devices).map_err(|e| e.to_string())?;
+        let file = self.file("bundle");
+        fs::write(&file, bytes).map_err(|e| about(&file, &e))?;
+        Ok(file)
+    }
+
+    /// The KVM host's initramfs with the guest in it.
+    fn host(&self, kernel: &Path, initrd: &Path) -> Result<PathBuf, String> {
+        let read = |path: &Path| fs::read(path).map_err(|e| about(path, &e));
+        let mut bytes = read(&self.paths.host()?)?;
+        // The kernel unpacks archives that follow each other.
+        let mut archive = bundle::newc::Writer::new();
+        for (name, data) in [
+            ("guest-kernel", read(kernel)?),
+            ("guest-initrd", read(initrd)?),
+            ("guest-append", self.append().into_bytes()),
+        ] {
+            archive.file(name, &data).map_err(|e| e.to_string())?;
+        }
+        bytes.extend(archive.finish());
+        let file = self.file("host.cpio");
+        fs::write(&file, bytes).map_err(|e| about(&file, &e))?;
+        Ok(file)
+    }
+}

@@ -1,0 +1,391 @@
+//! `cloister bench NAME`: workloads in Linux guests, the same image under every contender.
+//!
+//! Everything is counted between two marks that the guest sets. A run that cannot be made names what is missing, and
+//! the others go on; finished runs are kept, so that the same command goes on where it was broken off.
+
+mod console;
+mod job;
+pub(super) mod report;
+mod results;
+mod store;
+mod workload;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+
+use super::contender::Contender;
+use super::emulator::Paths;
+use super::{MicroArgs, document, report::percent, versions, write};
+use crate::error::{Error, Result};
+use crate::progress;
+use job::Job;
+use results::{AppResults, ContenderRuns, Setting};
+use store::Place;
+use workload::{WORKLOADS, Workload};
+
+/// Two runs may be this far apart, as a part of the lesser.
+const REPEATABLE: f64 = 0.03;
+
+/// `cloister bench NAME`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Named {
+    /// All workloads below
+    Apps(AppArgs),
+    /// Processes that send each other messages
+    Hackbench(AppArgs),
+    /// A compiler, and some files of a kernel
+    Kernbench(AppArgs),
+    /// Apache and ab, plain and over TLS
+    Apache(AppArgs),
+    /// Redis and redis-benchmark
+    Redis(AppArgs),
+    /// memcached and memcslap
+    Memcached(AppArgs),
+    /// iperf3, one stream
+    Iperf3(AppArgs),
+}
+
+impl Named {
+    /// The workloads, and the options.
+    fn parts(&self) -> (Vec<&'static str>, &AppArgs) {
+        match self {
+            Self::Apps(args) => (WORKLOADS.iter().map(|w| w.name).collect(), args),
+            Self::Hackbench(args) => (vec!["hackbench"], args),
+            Self::Kernbench(args) => (vec!["kernbench"], args),
+            Self::Apache(args) => (vec!["apache", "apache-tls"], args),
+            Self::Redis(args) => (vec!["redis"], args),
+            Self::Memcached(args) => (vec!["memcached"], args),
+            Self::Iperf3(args) => (vec!["iperf3"], args),
+        }
+    }
+}
+
+/// Options of `cloister bench NAME`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct AppArgs {
+    /// Compare Cloister with this one: native, kvm (kvm-nvhe and kvm-vhe), pkvm, or all; may be repeated
+    #[arg(long, value_name = "CONTENDER", default_value = "all")]
+    against: Vec<Group>,
+
+    /// VMs at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32))]
+    vms: u32,
+
+    /// vCPUs of each VM, and CPUs of the machine
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    vcpus: u32,
+
+    /// CPU model of the machine, as QEMU names it; KVM's VHE mode needs one that has it
+    #[arg(long, value_name = "MODEL", default_value = "neoverse-n1")]
+    cpu: String,
+
+    /// How often everything is measured
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=9))]
+    runs: u32,
+
+    /// Where results/NAME.json and REPORT.md are
+    #[arg(long, value_name = "FOLDER", default_value = "bench")]
+    pub(super) folder: PathBuf,
+
+    /// What 'make' builds and fetches
+    #[arg(long, value_name = "FOLDER", default_value = "build")]
+    build: PathBuf,
+
+    /// End a run of QEMU after SECS seconds
+    #[arg(long, value_name = "SECS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+
+    /// QEMU program
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "CLOISTER_QEMU",
+        default_value = "qemu-system-aarch64"
+    )]
+    qemu: PathBuf,
+}
+
+/// Whom Cloister is compared with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Group(Vec<Contender>);
+
+impl std::str::FromStr for Group {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "all" => Ok(Self(Contender::ALL.to_vec())),
+            "kvm" => Ok(Self(vec![Contender::KvmNvhe, Contender::KvmVhe])),
+            "cloister" => Ok(Self(Vec::new())),
+            _ => text.parse().map(|one| Self(vec![one])),
+        }
+    }
+}
+
+impl AppArgs {
+    /// Cloister, and those it is compared with, in the report's order.
+    fn contenders(&self) -> Vec<Contender> {
+        let named = |c: &Contender| c.is_cloister() || self.against.iter().any(|g| g.0.contains(c));
+        Contender::ALL.into_iter().filter(named).collect()
+    }
+
+    /// The same for micro-operations.
+    pub(super) fn micro(&self) -> MicroArgs {
+        MicroArgs {
+            only: Vec::new(),
+            operation: Vec::new(),
+            cpu: self.cpu.clone(),
+            runs: self.runs,
+            guard: false,
+            update: false,
+            folder: self.folder.clone(),
+            build: self.build.clone(),
+            timeout: self.timeout,
+            qemu: self.qemu.clone(),
+        }
+    }
+
+    pub(super) fn paths(&self) -> Paths {
+        Paths {
+            qemu: self.qemu.clone(),
+            build: self.build.clone(),
+        }
+    }
+
+    fn setting(&self) -> Setting {
+        Setting {
+            vms: self.vms,
+            vcpus: self.vcpus,
+            cpu: self.cpu.clone(),
+        }
+    }
+}
+
+/// Every workload in one VM of one vCPU, then hackbench with more of either.
+pub(super) fn all(args: &AppArgs) -> Result<()> {
+    let mut first = run(&Named::Apps(args.clone()));
+    for (vcpus, vms) in [(2, 1), (4, 1), (1, 2), (1, 4)] {
+        let args = AppArgs {
+            vcpus,
+            vms,
+            ..args.clone()
+        };
+        let result = run(&Named::Hackbench(args));
+        first = first.and(result);
+    }
+    first
+}
+
+/// Carries out `cloister bench NAME`: the workloads of one image in one boot, so that all of them need as few boots
+/// as one.
+pub(super) fn run(named: &Named) -> Result<()> {
+    let (names, args) = named.parts();
+    let workloads: Vec<&Workload> = names
+        .iter()
+        .filter_map(|name| workload::find(name))
+        .collect();
+    let paths = args.paths();
+    let setting = args.setting();
+    let versions = versions::find(&paths)?;
+    let mut by_image = workloads.clone();
+    by_image.sort_by_key(|workload| workload.image);
+    let boots: Vec<&[&Workload]> = by_image.chunk_by(|a, b| a.image == b.image).collect();
+    let contenders = args.contenders();
+    let jobs: Vec<Job<'_>> = (boots.iter())
+        .flat_map(|&workloads| {
+            contenders
+                .iter()
+                .map(move |&contender| (workloads, contender))
+        })
+        .map(|(workloads, contender)| Job {
+            setting: &setting,
+            workloads,
+            contender,
+            timeout: Duration::from_secs(args.timeout),
+            paths: &paths,
+        })
+        .collect();
+    let mut apart = Ok(());
+    for (boot, &workloads) in boots.iter().enumerate() {
+        let mut all: Vec<AppResults> = (workloads.iter())
+            .map(|workload| AppResults {
+                workload: workload.name.to_owned(),
+                setting: setting.clone(),
+                versions: versions.clone(),
+                packages: versions::packages(&paths.lock(workload.image), workload.packages),
+                contenders: Vec::new(),
+            })
+            .collect();
+        let begin = boot * contenders.len();
+        for index in begin..begin + contenders.len() {
+            let (left, total) = (&jobs[index..], jobs.len());
+            let (number, name, estimate) = (index + 1, left[0].name(), estimate(args, left));
+            progress(format_args!("bench: {number} of {total}: {name}{estimate}"));
+            let measured = measure(&left[0], args, &versions.qemu);
+            for (results, (_, runs)) in all.iter_mut().zip(measured) {
+                results.contenders.push(runs);
+            }
+        }
+        // What is finished is published, even if the next boots are broken off.
+        for results in &all {
+            publish(args, results)?;
+        }
+        document::write(&args.folder)?;
+        apart = apart.and(all.iter().try_for_each(check));
+    }
+    apart
+}
+
+/// Whether the runs agree with each other.
+fn check(results: &AppResults) -> Result<()> {
+    match results.widest().filter(|(_, spread)| *spread > REPEATABLE) {
+        None => Ok(()),
+        Some((contender, spread)) => Err(Error::machine(format_args!(
+            "two runs of {}, {}, are {} % apart, more than 3 %",
+            results.workload,
+            contender.title(),
+            percent(spread)
+        ))),
+    }
+}
+
+/// How long `jobs` will take, from how long they took before; nothing if any of them was never run.
+fn estimate(args: &AppArgs, jobs: &[Job<'_>]) -> String {
+    let each = |job: &Job<'_>| Place::new(&args.build, &job.name(), 1).seconds();
+    match jobs.iter().map(each).sum::<Option<u64>>() {
+        Some(seconds) => format!(", at most {} s left", seconds * u64::from(args.runs)),
+        None => String::new(),
+    }
+}
+
+/// All runs of one contender, for each workload. A run that fails takes the others with it: one alone shows no
+/// repeatability.
+fn measure(job: &Job<'_>, args: &AppArgs, qemu: &str) -> Vec<(&'static str, ContenderRuns)> {
+    let mut all: Vec<_> = (job.workloads.iter())
+        .map(|workload| (workload.name, ContenderRuns::new(job.contender)))
+        .collect();
+    let mut measure = || {
+        if job.contender == Contender::Native && job.setting.vms > 1 {
+            return Err("the machine itself is one, not several".to_owned());
+        }
+        let prepared = job.prepare()?;
+        let inputs = store::inputs(qemu, &prepared)?;
+        for number in 1..=args.runs {
+            let place = Place::new(&args.build, &job.name(), number);
+            let finished = match place.get(&inputs) {
+                Some(finished) => finished,
+                None => {
+                    let begin = Instant::now();
+                    let outcome = job.run(&prepared)?;
+                    place.put(&inputs, begin.elapsed().as_secs(), outcome)?
+                }
+            };
+            for (name, runs) in &mut all {
+                runs.add(&prepared.command, &finished.outcome, name);
+            }
+        }
+        Ok(())
+    };
+    if let Err(why) = measure() {
+        for (_, runs) in &mut all {
+            runs.not_run.get_or_insert(why.clone());
+        }
+    }
+    for (name, runs) in &all {
+        if let Some(why) = &runs.not_run {
+            progress(format_args!(
+                "bench: {name}, {}: not run: {why}",
+                job.contender.title()
+            ));
+        }
+    }
+    all
+}
+
+/// Writes the results.
+fn publish(args: &AppArgs, results: &AppResults) -> Result<()> {
+    let file = format!("results/{}.json", results.setting.name(&results.workload));
+    let file = args.folder.join(file);
+    let mut text = serde_json::to_string_pretty(results).map_err(Error::config)?;
+    text.push('\n');
+    write(&file, text.as_bytes())?;
+    progress(format_args!("bench: {} written", file.display()));
+    Ok(())
+}
+
+/// The results of all workloads that `folder` has, in the report's order.
+pub(super) fn read_all(folder: &Path) -> Result<Vec<AppResults>> {
+    let mut all = Vec::new();
+    for workload in WORKLOADS {
+        let results = folder.join("results");
+        let entries = fs::read_dir(&results).map_err(|e| Error::file(&results, &e))?;
+        let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+        files.sort();
+        for file in files {
+            let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+            // NAME, NAME-2vcpus, NAME-8vms; and not a workload whose name starts alike.
+            let variant = stem.strip_prefix(workload.name);
+            let variant = variant.map(|rest| rest.strip_prefix('-').unwrap_or(rest));
+            if variant.is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with(|c: char| c.is_ascii_digit())
+            }) {
+                let text = fs::read(&file).map_err(|e| Error::file(&file, &e))?;
+                let results = serde_json::from_slice(&text);
+                all.push(
+                    results.map_err(|e| Error::config(format_args!("{}: {e}", file.display())))?,
+                );
+            }
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_workload_has_a_command_and_a_script() {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(subcommand)]
+            named: Named,
+        }
+        let names = |name: &str| {
+            let command = <Command as clap::Parser>::try_parse_from(["bench", name]).unwrap();
+            command.named.parts().0
+        };
+        let single = [
+            "hackbench",
+            "kernbench",
+            "apache",
+            "redis",
+            "memcached",
+            "iperf3",
+        ]
+        .map(names);
+        assert_eq!(names("apps"), single.concat());
+        let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/guest/workloads");
+        for name in names("apps") {
+            assert!(Path::new(scripts).join(name).is_file(), "{name}");
+        }
+    }
+
+    #[test]
+    fn cloister_is_always_compared() {
+        let group = |text: &str| text.parse::<Group>();
+        assert_eq!(
+            group("kvm").unwrap().0,
+            [Contender::KvmNvhe, Contender::KvmVhe]
+        );
+        assert_eq!(group("pkvm").unwrap().0, [Contender::Pkvm]);
+        assert!(
+            group("xen")
+                .unwrap_err()
+                .starts_with("no such contender; there are native, ")
+        );
+    }
+}

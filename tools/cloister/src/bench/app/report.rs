@@ -1,0 +1,256 @@
+//! The applications' part of the report, and their plot.
+
+use std::fmt::Write;
+
+use super::results::{AppResults, ContenderRuns, Run};
+use super::workload;
+use crate::bench::contender::Contender;
+use crate::bench::plot::Bars;
+use crate::bench::report::{percent, thousands};
+
+const INTRODUCTION: &str = "\
+The same kernel, initramfs and command line in every guest of 512 MB; *native* is that kernel on the machine itself, held to\n\
+as many CPUs and as much memory. Counted is what the whole machine executes between two marks that the guest sets, the\n\
+guest's own part included. What each workload does, and how it is scaled down from what papers run so that a run takes\n\
+a minute or so, stands in [bench/guest/workloads](guest/workloads). **Servers and clients are in one guest**, over its\n\
+loopback interface: nothing goes through a virtual network card.\n";
+
+/// The part's text.
+pub(in crate::bench) fn markdown(all: &[AppResults]) -> String {
+    let mut text = format!("## Applications\n\n{INTRODUCTION}");
+    if all.is_empty() {
+        text.push_str("\nNothing was measured.\n");
+        return text;
+    }
+    text.push_str("\n### Operations for 10⁹ instructions of the machine\n\n");
+    table(
+        &mut text,
+        all,
+        &[
+            ("Cloister/KVM", ratio_to_kvm),
+            ("protected/open", ratio_to_open),
+        ],
+        |run| thousands(run.throughput()),
+    );
+    text.push_str(
+        "\nMore is better. Cloister/KVM: Cloister's open VM over the better of KVM's two modes; 1.02 means that Cloister does\n\
+         2 % more with the same number of instructions. Protected/open: of Cloister's two VMs.\n\
+         \n### Operations in a second of the emulated machine\n\nOne instruction a nanosecond, and time in which nobody has work passes, too.\n\n",
+    );
+    table(&mut text, all, &[], |run| {
+        thousands(run.operations as f64 * 1e9 / run.ticks.max(1) as f64)
+    });
+    text.push_str(
+        "\n### The hypervisor's part\n\nInstructions at EL2 and of the host, for 1000 operations. In the guest's own part \
+         the contenders differ by chance:\nwhen its timer fires decides who runs next.\n\n",
+    );
+    table(&mut text, all, &[], |run| {
+        per_thousand(run, run.hypervisor())
+    });
+    text.push_str(
+        "\nExits for 1000 operations; with nVHE KVM and pKVM also those of the host to EL2.\n\n",
+    );
+    table(&mut text, all, &[], |run| per_thousand(run, run.exits()));
+    repeatability(&mut text, all);
+    not_run(&mut text, all);
+    text
+}
+
+fn per_thousand(run: &Run, count: u64) -> String {
+    thousands(count as f64 * 1000.0 / run.operations as f64)
+}
+
+type Column = (&'static str, fn(&AppResults) -> Option<f64>);
+
+/// A row for each workload, a column for each contender and for each ratio.
+fn table(
+    text: &mut String,
+    all: &[AppResults],
+    ratios: &[Column],
+    figure: impl Fn(&Run) -> String,
+) {
+    let titles = Contender::ALL.map(Contender::title).join(" | ");
+    let _ = write!(text, "| workload | {titles} |");
+    for (title, _) in ratios {
+        let _ = write!(text, " {title} |");
+    }
+    let columns = Contender::ALL.len() + ratios.len();
+    let _ = writeln!(text, "\n|---|{}", "--:|".repeat(columns));
+    for results in all {
+        let _ = write!(text, "| {} |", title(results));
+        for contender in Contender::ALL {
+            let run = results.contender(contender).and_then(ContenderRuns::best);
+            let _ = write!(text, " {} |", run.map_or_else(|| "–".to_owned(), &figure));
+        }
+        for (_, ratio) in ratios {
+            let ratio = ratio(results).map_or_else(|| "–".to_owned(), |r| format!("{r:.3}"));
+            let _ = write!(text, " {ratio} |");
+        }
+        text.push('\n');
+    }
+}
+
+/// A workload's name, with VMs and vCPUs if there is more than one.
+fn title(results: &AppResults) -> String {
+    let setting = &results.setting;
+    let mut title = match workload::find(&results.workload) {
+        Some(workload) => workload.title.to_owned(),
+        None => results.workload.clone(),
+    };
+    if setting.vcpus > 1 {
+        let _ = write!(title, ", {} vCPUs", setting.vcpus);
+    }
+    if setting.vms > 1 {
+        let _ = write!(title, ", {} VMs", setting.vms);
+    }
+    title
+}
+
+fn throughput(results: &AppResults, contender: Contender) -> Option<f64> {
+    Some(results.contender(contender)?.best()?.throughput())
+}
+
+/// Cloister's open VM over the better of KVM's modes.
+pub(in crate::bench) fn ratio_to_kvm(results: &AppResults) -> Option<f64> {
+    let kvm = [Contender::KvmNvhe, Contender::KvmVhe];
+    let best = kvm.iter().filter_map(|c| throughput(results, *c));
+    Some(throughput(results, Contender::Open)? / best.reduce(f64::max)?)
+}
+
+fn ratio_to_open(results: &AppResults) -> Option<f64> {
+    Some(throughput(results, Contender::Protected)? / throughput(results, Contender::Open)?)
+}
+
+fn repeatability(text: &mut String, all: &[AppResults]) {
+    text.push_str("\n### Repeatability of the applications\n\n");
+    let runs = all
+        .iter()
+        .flat_map(|r| &r.contenders)
+        .map(|c| c.runs.len())
+        .max();
+    let widest = all.iter().filter_map(|r| {
+        let (contender, spread) = r.widest()?;
+        Some((title(r), contender, spread))
+    });
+    let _ = match widest.reduce(|a, b| if b.2 > a.2 { b } else { a }) {
+        None => writeln!(text, "One run only."),
+        Some((_, _, 0.0)) => writeln!(
+            text,
+            "{} runs of everything, which agree in every count to the instruction.",
+            runs.unwrap_or(0)
+        ),
+        Some((name, contender, spread)) => writeln!(
+            text,
+            "{} runs of everything. Furthest apart: {} % ({name}, {}).",
+            runs.unwrap_or(0),
+            percent(spread),
+            contender.title()
+        ),
+    };
+}
+
+fn not_run(text: &mut String, all: &[AppResults]) {
+    let mut lines = String::new();
+    for results in all {
+        for contender in &results.contenders {
+            if let Some(why) = &contender.not_run {
+                let (name, who) = (title(results), contender.name.title());
+                let _ = writeln!(lines, "- {name}: {who}: {why}");
+            }
+        }
+    }
+    if !lines.is_empty() {
+        let _ = write!(text, "\n### Applications not run\n\n{lines}");
+    }
+}
+
+/// The commands of all runs, for the end of the report.
+pub(in crate::bench) fn commands(all: &[AppResults]) -> String {
+    let mut text = String::new();
+    for results in all {
+        for contender in &results.contenders {
+            if let Some(command) = &contender.command {
+                let (name, who) = (title(results), contender.name.title());
+                let _ = write!(text, "\n{name}, {who}:\n\n    {command}\n");
+            }
+        }
+    }
+    text
+}
+
+/// Throughput relative to that of the machine without hypervisor, for workloads in one VM.
+pub(in crate::bench) fn plot(all: &[AppResults]) -> String {
+    let relative = |results: &AppResults| {
+        let native = throughput(results, Contender::Native);
+        let of = |c: &Contender| Some(throughput(results, *c)? / native?);
+        Contender::ALL[1..].iter().map(of).collect()
+    };
+    Bars {
+        title: "Operations for as many instructions, in one VM; the machine without hypervisor is 1",
+        axis: "relative to native (more is better)",
+        series: Contender::ALL[1..].iter().map(|c| c.title()).collect(),
+        groups: (all.iter())
+            .filter(|r| r.setting.vms == 1 && r.setting.vcpus == 1)
+            .map(|r| (r.workload.as_str(), relative(r)))
+            .collect(),
+    }
+    .svg()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::app::results::Setting;
+    use crate::bench::results::Versions;
+
+    fn results() -> AppResults {
+        let contender = |name, guest, el2| ContenderRuns {
+            name,
+            host: None,
+            command: Some("qemu -x".to_owned()),
+            not_run: None,
+            runs: vec![super::super::results::tests::run(guest, el2); 2],
+        };
+        let missing = ContenderRuns {
+            not_run: Some("build/bench/host.cpio is missing".to_owned()),
+            runs: Vec::new(),
+            ..contender(Contender::KvmVhe, 1, 1)
+        };
+        AppResults {
+            workload: "hackbench".to_owned(),
+            setting: Setting {
+                vms: 2,
+                vcpus: 1,
+                cpu: "max".to_owned(),
+            },
+            versions: Versions::default(),
+            packages: vec!["rt-tests 2.6".to_owned()],
+            contenders: vec![
+                contender(Contender::Open, 900_000, 100_000),
+                contender(Contender::KvmNvhe, 900_000, 350_000),
+                missing,
+            ],
+        }
+    }
+
+    #[test]
+    fn figures_ratios_and_what_is_missing_stand_in_the_tables() {
+        let text = markdown(&[results()]);
+        let row =
+            "| hackbench, 5 groups, 2 VMs | – | 1,000,000 | – | 800,000 | – | – | 1.250 | – |";
+        assert!(text.contains(row), "{text}");
+        assert!(
+            text.contains("| – | 100,000 | – | 350,000 | – | – |"),
+            "{text}"
+        );
+        let missing = "- hackbench, 5 groups, 2 VMs: KVM VHE: build/bench/host.cpio is missing\n";
+        assert!(text.contains(missing), "{text}");
+        assert!(text.contains("2 runs of everything, which agree in every count"));
+        assert!(commands(&[results()]).contains("2 VMs, KVM nVHE:\n\n    qemu -x\n"));
+    }
+
+    #[test]
+    fn nothing_measured_is_said_and_no_table() {
+        assert!(markdown(&[]).contains("Nothing was measured."));
+    }
+}

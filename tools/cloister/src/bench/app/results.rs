@@ -1,0 +1,195 @@
+//! What a workload's runs brought, as it goes into `bench/results/` and comes back for the report.
+
+use serde::{Deserialize, Serialize};
+
+use super::job::Outcome;
+use crate::bench::contender::Contender;
+use crate::bench::results::Versions;
+use crate::bench::sample::{GUEST, Split};
+
+/// How a workload is run.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub(super) struct Setting {
+    /// VMs at once.
+    pub(super) vms: u32,
+    /// vCPUs of each, and CPUs of the machine.
+    pub(super) vcpus: u32,
+    /// QEMU's name of the processor.
+    pub(super) cpu: String,
+}
+
+impl Setting {
+    /// The name of a workload's files.
+    pub(super) fn name(&self, workload: &str) -> String {
+        let mut name = workload.to_owned();
+        if self.vcpus > 1 {
+            name += &format!("-{}vcpus", self.vcpus);
+        }
+        if self.vms > 1 {
+            name += &format!("-{}vms", self.vms);
+        }
+        name
+    }
+}
+
+/// One run.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub(super) struct Run {
+    /// What the workload did, in all VMs, and what that is called.
+    pub(super) operations: u64,
+    pub(super) unit: String,
+    /// Ticks of a guest's clock (1 GHz) that it took; the longest of all guests.
+    pub(super) ticks: u64,
+    /// Where its instructions were executed.
+    pub(super) split: Split,
+    /// What the workload's own program says. Its times are of the emulated clock.
+    pub(super) says: Vec<String>,
+}
+
+impl Run {
+    /// All instructions of the machine.
+    pub(super) fn instructions(&self) -> u64 {
+        self.split.values().map(|counts| counts.instructions).sum()
+    }
+
+    /// Those that are not the guest's.
+    pub(super) fn hypervisor(&self) -> u64 {
+        let others = self.split.iter().filter(|(name, _)| *name != GUEST);
+        others.map(|(_, counts)| counts.instructions).sum()
+    }
+
+    /// Exits to EL2 that were handled there or sent on.
+    pub(super) fn exits(&self) -> u64 {
+        self.split.get("el2").map_or(0, |c| c.exception_returns)
+    }
+
+    /// Operations for 10^9 instructions of the machine.
+    pub(super) fn throughput(&self) -> f64 {
+        self.operations as f64 * 1e9 / self.instructions().max(1) as f64
+    }
+}
+
+/// One contender's runs.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub(super) struct ContenderRuns {
+    pub(super) name: Contender,
+    /// What a KVM host said about itself.
+    pub(super) host: Option<String>,
+    /// QEMU's command line.
+    pub(super) command: Option<String>,
+    /// Why there is no figure.
+    pub(super) not_run: Option<String>,
+    pub(super) runs: Vec<Run>,
+}
+
+impl ContenderRuns {
+    pub(super) fn new(name: Contender) -> Self {
+        Self {
+            name,
+            host: None,
+            command: None,
+            not_run: None,
+            runs: Vec::new(),
+        }
+    }
+
+    /// Adds what a boot brought for `workload`.
+    pub(super) fn add(&mut self, command: &str, outcome: &Outcome, workload: &str) {
+        self.command = Some(command.to_owned());
+        self.host.clone_from(&outcome.host);
+        match outcome.runs.get(workload) {
+            Some(Ok(run)) => self.runs.push(run.clone()),
+            Some(Err(why)) => self.not_run = Some(why.clone()),
+            None => self.not_run = Some("not measured".to_owned()),
+        }
+    }
+
+    /// The run with the fewest instructions, if all of them ended well.
+    pub(super) fn best(&self) -> Option<&Run> {
+        let counts = self.runs.iter().filter(|_| self.not_run.is_none());
+        counts.min_by_key(|run| run.instructions())
+    }
+
+    /// How far the runs are apart, as a part of the least; none with fewer than two.
+    pub(super) fn spread(&self) -> Option<f64> {
+        let least = self.best()?.instructions() as f64;
+        let most = self.runs.iter().map(Run::instructions).max()? as f64;
+        (self.runs.len() > 1).then(|| (most - least) / least.max(1.0))
+    }
+}
+
+/// A workload in one setting: `bench/results/NAME.json`.
+#[derive(Serialize, Deserialize, Debug)]
+pub(in crate::bench) struct AppResults {
+    /// Its name.
+    pub(super) workload: String,
+    pub(super) setting: Setting,
+    pub(super) versions: Versions,
+    /// Debian's packages of the workload's programs, `NAME VERSION` each.
+    pub(super) packages: Vec<String>,
+    pub(super) contenders: Vec<ContenderRuns>,
+}
+
+impl AppResults {
+    /// One contender's, if it was to be measured.
+    pub(super) fn contender(&self, name: Contender) -> Option<&ContenderRuns> {
+        self.contenders.iter().find(|c| c.name == name)
+    }
+
+    /// The contender whose runs are furthest apart.
+    pub(super) fn widest(&self) -> Option<(Contender, f64)> {
+        let all = self
+            .contenders
+            .iter()
+            .filter_map(|c| Some((c.name, c.spread()?)));
+        all.reduce(|a, b| if b.1 > a.1 { b } else { a })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::bench::sample::plugin_lines;
+
+    pub(in crate::bench::app) fn run(guest: u64, el2: u64) -> Run {
+        let lines =
+            format!("WINDOW 1 1 1 vm1.el1 {guest} 0 0 0 0\nWINDOW 1 1 1 el2 {el2} 9 0 0 0\n");
+        Run {
+            operations: 1000,
+            unit: "messages".to_owned(),
+            ticks: 1,
+            split: plugin_lines(&lines, false).unwrap().remove(&1).unwrap(),
+            says: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_best_run_counts_and_the_spread_is_kept() {
+        let mut contender = ContenderRuns {
+            name: Contender::Open,
+            host: None,
+            command: None,
+            not_run: None,
+            runs: vec![run(1000, 30), run(990, 10)],
+        };
+        let best = contender.best().unwrap();
+        assert_eq!(
+            (best.instructions(), best.hypervisor(), best.exits()),
+            (1000, 10, 9)
+        );
+        assert_eq!(best.throughput(), 1e9);
+        assert_eq!(contender.spread(), Some(0.03));
+        contender.not_run = Some("not finished".to_owned());
+        assert!(contender.best().is_none() && contender.spread().is_none());
+    }
+
+    #[test]
+    fn settings_have_names_of_their_own() {
+        let name = |vcpus, vms| {
+            let cpu = "max".to_owned();
+            Setting { vms, vcpus, cpu }.name("hackbench")
+        };
+        assert_eq!(name(1, 1), "hackbench");
+        assert_eq!(name(2, 8), "hackbench-2vcpus-8vms");
+    }
+}

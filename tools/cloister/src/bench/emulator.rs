@@ -1,0 +1,251 @@
+//! QEMU as every benchmark runs it: one machine for all contenders, a time-out, and where everything is.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::contender::Contender;
+use crate::error::io_reason;
+use crate::run::{HEADLESS, REPEATABLE};
+
+/// The machine, the same for all that have a hypervisor; without one, the processor has no EL2.
+const MACHINE: &str = "virt,virtualization=on,gic-version=3";
+const NATIVE_MACHINE: &str = "virt,gic-version=3";
+/// The KVM host's command line; what it leaves out (messages, self-tests, random addresses) makes it quicker to
+/// boot and the same each time. Without halt polling a host does not fill time with waiting.
+pub(super) const HOST_APPEND: &str =
+    "console=ttyAMA0 loglevel=4 nokaslr cryptomgr.notests norandmaps kvm.halt_poll_ns=0";
+
+/// Where everything is.
+#[derive(Debug)]
+pub(super) struct Paths {
+    /// QEMU.
+    pub(super) qemu: PathBuf,
+    /// What `make` builds and fetches: `build`.
+    pub(super) build: PathBuf,
+}
+
+impl Paths {
+    /// The kernel of Linux guests and of the KVM host.
+    pub(super) fn kernel(&self) -> PathBuf {
+        self.build.join("guest/6.12/Image")
+    }
+
+    /// Cloister.
+    pub(super) fn payload(&self) -> Result<PathBuf, String> {
+        present(self.build.join("cloister.img"), "make payload")
+    }
+
+    /// The KVM host's initramfs.
+    pub(super) fn host(&self) -> Result<PathBuf, String> {
+        present(self.build.join("bench/host.cpio"), "bench/fetch host")
+    }
+
+    /// The plugin, if it was built.
+    pub(super) fn plugin(&self) -> Option<PathBuf> {
+        Some(self.build.join("bench/levels.so")).filter(|path| path.is_file())
+    }
+
+    /// The packages of a guest's image.
+    pub(super) fn lock(&self, image: &str) -> PathBuf {
+        self.build.join(format!("bench/images/{image}.lock"))
+    }
+
+    /// A file of a run.
+    pub(super) fn of_run(&self, name: &str) -> PathBuf {
+        self.build.join("bench/runs").join(name)
+    }
+}
+
+/// The machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine<'a> {
+    pub(super) contender: Contender,
+    pub(super) cpus: u32,
+    /// QEMU's name of the processor.
+    pub(super) cpu: &'a str,
+    /// The machine's memory, in megabytes.
+    pub(super) megabytes: u32,
+}
+
+/// What QEMU loads.
+#[derive(Debug)]
+pub(super) struct Images {
+    pub(super) kernel: PathBuf,
+    pub(super) initrd: Option<PathBuf>,
+    pub(super) append: String,
+}
+
+impl Machine<'_> {
+    /// QEMU's arguments. `plugin`: the plugin, with its options.
+    pub(super) fn arguments(&self, plugin: Option<&str>, images: Images) -> Vec<OsString> {
+        let mut line: Vec<OsString> = Vec::new();
+        let mut add = |words: &[&str]| line.extend(words.iter().map(OsString::from));
+        let machine = match self.contender {
+            Contender::Native => NATIVE_MACHINE,
+            _ => MACHINE,
+        };
+        // A counter of 1 GHz: a tick is an instruction.
+        let cpu = format!("{},cntfrq=1000000000", self.cpu);
+        add(&["-M", machine, "-cpu", &cpu]);
+        let memory = format!("{}M", self.megabytes);
+        add(&["-smp", &self.cpus.to_string(), "-m", &memory]);
+        add(&HEADLESS);
+        add(&["-serial", "stdio"]);
+        add(&REPEATABLE);
+        if let Some(plugin) = plugin {
+            add(&["-plugin", plugin]);
+        }
+        line.push("-kernel".into());
+        line.push(images.kernel.into());
+        if let Some(initrd) = images.initrd {
+            line.push("-initrd".into());
+            line.push(initrd.into());
+        }
+        line.push("-append".into());
+        line.push(images.append.into());
+        line
+    }
+}
+
+/// Runs QEMU to its end, with what it says in `log`.
+pub(super) fn execute(
+    qemu: &Path,
+    line: &[OsString],
+    log: &Path,
+    timeout: Duration,
+) -> Result<(), String> {
+    let output = File::create(log).map_err(|e| about(log, &e))?;
+    let errors = output.try_clone().map_err(|e| about(log, &e))?;
+    let mut child = Command::new(qemu)
+        .args(line)
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors)
+        .spawn()
+        .map_err(|e| about(qemu, &e))?;
+    let deadline = Instant::now() + timeout;
+    loop {
+        match child.try_wait().map_err(|e| io_reason(&e))? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => {
+                return Err(format!(
+                    "QEMU failed: {status} (console: {})",
+                    log.display()
+                ));
+            }
+            None if Instant::now() < deadline => thread::sleep(Duration::from_millis(50)),
+            None => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!(
+                    "not finished after {} s (console: {})",
+                    timeout.as_secs(),
+                    log.display()
+                ));
+            }
+        }
+    }
+}
+
+/// Whether the KVM host came up in the contender's mode, if it has one; `console` is what the machine said.
+pub(super) fn check_mode(contender: Contender, console: &str) -> Result<(), String> {
+    match contender.kvm() {
+        Some((_, mode)) if !console.contains(mode) => {
+            let host = console.lines().find(|line| line.starts_with("host: "));
+            Err(format!(
+                "the host did not come up as {}: {}",
+                contender.title(),
+                host.unwrap_or("no word from it").trim()
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the KVM host says about itself.
+pub(super) fn host_line(console: &str) -> Option<String> {
+    let mut lines = console.lines();
+    let line = lines.find(|line| line.starts_with("host: ") && line.contains("kvm ["))?;
+    Some(line["host: ".len()..].trim().to_owned())
+}
+
+/// An error of the file system, with the file.
+pub(super) fn about(path: &Path, error: &std::io::Error) -> String {
+    format!("{}: {}", path.display(), io_reason(error))
+}
+
+/// A file that `maker` makes.
+pub(super) fn present(path: PathBuf, maker: &str) -> Result<PathBuf, String> {
+    match path.is_file() {
+        true => Ok(path),
+        false => Err(format!("{} is missing: run '{maker}'", path.display())),
+    }
+}
+
+/// A command line, as a shell takes it.
+pub(super) fn command_line(program: &Path, line: &[OsString]) -> String {
+    let words = std::iter::once(program.as_os_str()).chain(line.iter().map(OsString::as_os_str));
+    let words: Vec<String> = words.map(|word| quoted(&word.to_string_lossy())).collect();
+    words.join(" ")
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:+".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_in_another_mode_gives_no_figures() {
+        let host = |mode: &str| format!("host: 6.12, kvm [1]: {mode} mode initialized\n");
+        assert!(check_mode(Contender::KvmVhe, &host("VHE")).is_ok());
+        for other in ["Hyp nVHE", "Protected hVHE"] {
+            let error = check_mode(Contender::KvmVhe, &host(other)).unwrap_err();
+            assert!(error.contains("did not come up as KVM VHE"), "{error}");
+        }
+        assert!(check_mode(Contender::Pkvm, "").is_err());
+        assert!(check_mode(Contender::Open, "").is_ok());
+    }
+
+    #[test]
+    fn all_contenders_have_one_machine_and_native_no_el2() {
+        let line = |contender| {
+            let images = Images {
+                kernel: "k".into(),
+                initrd: None,
+                append: "a b".to_owned(),
+            };
+            let cpu = "neoverse-n1";
+            let machine = Machine {
+                contender,
+                cpus: 2,
+                cpu,
+                megabytes: 2048,
+            };
+            command_line(Path::new("qemu"), &machine.arguments(None, images))
+        };
+        let native = line(Contender::Native);
+        assert!(native.ends_with(" -kernel k -append 'a b'"), "{native}");
+        for contender in &Contender::ALL[1..] {
+            let other = line(*contender).replace("virtualization=on,", "");
+            assert_eq!(other, native);
+        }
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("a b'c"), "'a b'\\''c'");
+        assert_eq!(quoted("virt,gic-version=3"), "virt,gic-version=3");
+    }
+}

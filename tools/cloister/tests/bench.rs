@@ -1,0 +1,182 @@
+//! `cloister bench NAME` from outside, with a program in QEMU's place that ends like a run: what it writes, what it
+//! does again, and what it says of what it cannot run. No figure here is measured.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// Says a version; else notes that it ran, writes the plugin's file, and says what the machine's guests would.
+const QEMU: &str = r#"#!/bin/sh
+if [ "$1" = --version ]; then
+    echo "QEMU emulator version 10.0.0 (none)"
+    exit
+fi
+echo run >>runs
+for word in "$@"; do
+    case $word in
+    *,out=*) out=${word#*,out=} out=${out%%,*} ;;
+    esac
+done
+echo "WINDOW 1 1 1 host.el1 GUEST 0 0 0 0" >"$out"
+echo "BENCH done hackbench operations=120000 unit=messages ticks=900 status=0"
+"#;
+
+/// A folder with what a native run needs, and nothing of the other contenders.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        for name in ["levels.so", "images/apps.cpio"] {
+            folder.write(&format!("build/bench/{name}"), "");
+        }
+        folder.write("build/guest/6.12/Image", "");
+        folder.qemu(1_000_000);
+        folder
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Makes the program, whose guest executes as many instructions.
+    fn qemu(&self, instructions: u64) {
+        self.write("qemu", &QEMU.replace("GUEST", &instructions.to_string()));
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(self.path().join("qemu"), mode).unwrap();
+    }
+
+    fn bench(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_cloister"))
+            .arg("bench")
+            .args(arguments)
+            .args(["--qemu", "./qemu"])
+            .current_dir(self.path())
+            .env_remove("CLOISTER_QUIET")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    fn runs(&self) -> usize {
+        let runs = fs::read_to_string(self.path().join("runs")).unwrap_or_default();
+        runs.lines().count()
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path().join(name)).unwrap()
+    }
+
+    /// `contenders[NAME]` of the results.
+    fn contender(&self, name: &str) -> Value {
+        let results = self.read("bench/results/hackbench.json");
+        let results: Value = serde_json::from_str(&results).unwrap();
+        let all = results["contenders"].as_array().unwrap();
+        all.iter().find(|c| c["name"] == name).unwrap().clone()
+    }
+}
+
+#[test]
+fn what_cannot_run_names_itself_and_the_others_go_on() {
+    let folder = Folder::new();
+    let output = folder.bench(&["hackbench"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(folder.runs(), 2, "{stderr}");
+    assert_eq!(
+        folder.contender("native")["runs"].as_array().unwrap().len(),
+        2
+    );
+    for (contender, missing) in [
+        (
+            "cloister-open",
+            "build/cloister.img is missing: run 'make payload'",
+        ),
+        (
+            "kvm-vhe",
+            "build/bench/host.cpio is missing: run 'bench/fetch host'",
+        ),
+    ] {
+        let results = folder.contender(contender);
+        assert_eq!(results["not_run"], missing);
+        assert_eq!(results["runs"].as_array().unwrap().len(), 0);
+    }
+    assert!(
+        stderr.contains("hackbench, KVM VHE: not run: build/bench/host.cpio"),
+        "{stderr}"
+    );
+    let report = folder.read("bench/REPORT.md");
+    let row = "| hackbench, 5 groups | 120,000,000 | – | – | – | – | – | – | – |";
+    assert!(report.contains(row), "{report}");
+    assert!(report.contains("- hackbench, 5 groups: KVM VHE: build/bench/host.cpio is missing"));
+}
+
+#[test]
+fn finished_runs_are_kept_until_what_decides_them_changes() {
+    let folder = Folder::new();
+    let measure = || {
+        let output = folder.bench(&["hackbench", "--against", "native"]);
+        assert!(output.status.success());
+        folder.runs()
+    };
+    assert_eq!(measure(), 2);
+    fs::remove_file(folder.path().join("bench/results/hackbench.json")).unwrap();
+    assert_eq!(measure(), 2);
+    assert_eq!(
+        folder.contender("native")["runs"].as_array().unwrap().len(),
+        2
+    );
+    folder.write("build/bench/images/apps.cpio", "another");
+    assert_eq!(measure(), 4);
+}
+
+#[test]
+fn runs_too_far_apart_fail_and_are_kept_for_to_see() {
+    let folder = Folder::new();
+    let native = ["hackbench", "--against", "native"];
+    assert!(folder.bench(&native).status.success());
+    // The second run again, with 4 % more.
+    fs::remove_file(
+        folder
+            .path()
+            .join("build/bench/finished/hackbench-native-2.json"),
+    )
+    .unwrap();
+    folder.qemu(1_040_000);
+    let output = folder.bench(&native);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let line = "two runs of hackbench, native, are 4.00 % apart, more than 3 %";
+    assert!(stderr.contains(line), "{stderr}");
+    assert!(
+        folder
+            .read("bench/REPORT.md")
+            .contains("Furthest apart: 4.00 %")
+    );
+}
+
+#[test]
+fn an_unknown_contender_and_an_old_qemu_are_refused() {
+    let folder = Folder::new();
+    let output = folder.bench(&["hackbench", "--against", "xen"]);
+    assert_eq!(output.status.code(), Some(2));
+    let old = QEMU.replace("10.0.0", "7.2.0");
+    folder.write("qemu", &old);
+    let output = folder.bench(&["hackbench"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("benchmarks need QEMU 9 or newer"),
+        "{stderr}"
+    );
+    assert_eq!(folder.runs(), 0);
+}
