@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants churn secret explore noninterference fuzz bench bench-micro bench-micro-update run test audit fmt lint clean
+.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants churn secret explore noninterference fuzz disks bench bench-micro bench-micro-update run test audit fmt lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BARE := $(TARGET)/aarch64-unknown-none-softfloat/release
@@ -114,6 +114,9 @@ noninterference: ## A million hostile sequences on two machines that differ in a
 
 fuzz: ## Fuzz what reads an adversary's bytes (FUZZ_SECONDS each, default 600; TARGETS="name name" for some)
 	@tests/fuzz/run $(FUZZ_SECONDS) $(TARGETS)
+
+disks: build guest ## Guests that are destroyed while they write, twenty times, on disks of 1 GB
+	@cargo test -q -p tests --test blk -- --test-threads=1 --nocapture --ignored
 
 audit: payload ## Lines and unsafe code of every crate, panics left in the linked payload
 	@$(TOOL) audit

@@ -12,6 +12,7 @@ pub mod bundle;
 pub mod console;
 pub mod gdb;
 pub mod http;
+pub mod image;
 pub mod machine;
 pub mod process;
 pub mod run;

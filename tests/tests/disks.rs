@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use tests::artifacts::build_dir;
+use tests::image::crc32;
 use tests::{Machine, Run};
 
 const MIB: usize = 1 << 20;
@@ -23,14 +24,6 @@ fn image(name: &str, bytes: usize) -> (PathBuf, u32) {
     .collect();
     std::fs::write(&path, &content).unwrap();
     (path, crc32(&content[..bytes.min(MIB)]))
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            crc >> 1 ^ if crc & 1 == 0 { 0 } else { 0xedb8_8320 }
-        })
-    })
 }
 
 /// A machine that waits at its shell.

@@ -27,6 +27,7 @@ mem                 where the machine's memory is
 cpu                 what the machine's CPUs do
 disk                the machine's disks: size, partitions, requests
 disk check NAME     reads the first MiB of a disk; the log tells its CRC-32
+disk fail NAME N    lets the next N requests to a disk fail, to test who uses it
 net                 virtual switches: ports, addresses, packets, drops
 probe ADDR          reads physical address ADDR as the hostvisor
 scan WORD           counts the 64-bit words in all readable RAM whose complement is WORD
@@ -109,6 +110,10 @@ fn run(command: Command<'_>, manage: &mut dyn Manage, out: &mut Printer<'_>) -> 
         Command::CheckDisk(name) => match manage.check_disk(name) {
             Ok(()) => Ok(()),
             Err(error) => writeln!(out, "disk check: {error}"),
+        },
+        Command::FailDisk(name, count) => match manage.fail_disk(name, count) {
+            Ok(()) => Ok(()),
+            Err(error) => writeln!(out, "disk fail: {error}"),
         },
         Command::Shutdown => {
             manage.shutdown();

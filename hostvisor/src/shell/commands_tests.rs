@@ -173,6 +173,10 @@ impl Manage for Fake {
         }
     }
 
+    fn fail_disk(&self, name: &str, _count: u32) -> Result<(), ManageError> {
+        self.check_disk(name)
+    }
+
     fn probe(&self, pa: u64) -> Result<u64, Fault> {
         if pa < 0x1000 {
             Err(Fault {
@@ -455,4 +459,18 @@ fn net_shows_ports_addresses_and_counters_and_stops_at_some() {
     );
     assert_eq!(shown.matches("learned").count(), 8, "{shown}");
     assert!(shown.contains("    and 2 more\n"), "{shown}");
+}
+
+#[test]
+fn a_disk_that_is_not_there_gets_one_line() {
+    for command in ["disk check", "disk fail"] {
+        let line = |name: &str| {
+            shown(&alloc::format!(
+                "{command} {name}{}",
+                if command == "disk fail" { " 3" } else { "" }
+            ))
+        };
+        assert_eq!(line("root-1"), "");
+        assert_eq!(line("root-2"), alloc::format!("{command}: there is none\n"));
+    }
 }

@@ -279,6 +279,8 @@ pub trait Manage {
     fn check_disk(&self, name: &str) -> Result<(), ManageError>;
     /// The virtual switches.
     fn switches(&self) -> Vec<SwitchStat>;
+    /// Lets the next `count` requests to a disk fail.
+    fn fail_disk(&self, name: &str, count: u32) -> Result<(), ManageError>;
     /// Reads the 64-bit word at physical address `pa` (rounded down to 8 bytes).
     fn probe(&self, pa: u64) -> Result<u64, Fault>;
     /// Looks through all RAM for the word with this complement.

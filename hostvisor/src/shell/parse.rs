@@ -31,6 +31,8 @@ pub enum Command<'a> {
     Disks,
     /// `disk check NAME`
     CheckDisk(&'a str),
+    /// `disk fail NAME N`
+    FailDisk(&'a str, u32),
     /// `net`
     Nets,
     /// `shutdown`
@@ -105,8 +107,10 @@ pub enum Error<'a> {
     NoAddress,
     /// `disk` cannot do this.
     UnknownDiskAction(&'a str),
-    /// `disk check` and nothing.
-    NoDisk,
+    /// `disk check` or `disk fail`, and nothing.
+    NoDisk(&'static str),
+    /// `disk fail NAME` and nothing, or not a number.
+    BadCount(&'a str),
     /// Not a number of 64 bits.
     BadAddress(&'a str),
     /// `scan` and nothing.
@@ -147,10 +151,18 @@ impl fmt::Display for Error<'_> {
             Self::NoAddress => write!(f, "probe: physical address ADDR is missing"),
             Self::UnknownDiskAction(word) => write!(
                 f,
-                "disk {}: unknown, must be nothing or 'check NAME'",
+                "disk {}: unknown, must be nothing, 'check NAME' or 'fail NAME N'",
                 Typed(word)
             ),
-            Self::NoDisk => write!(f, "disk check: NAME of a disk is missing (disk shows them)"),
+            Self::NoDisk(command) => {
+                write!(f, "{command}: NAME of a disk is missing (disk shows them)")
+            }
+            Self::BadCount("") => write!(f, "disk fail: N, how many requests fail, is missing"),
+            Self::BadCount(word) => write!(
+                f,
+                "disk fail: '{}' is not a number of requests",
+                Typed(word)
+            ),
             Self::BadAddress(word) => write!(
                 f,
                 "probe: '{}' is not an address (64 bits, hexadecimal with 0x or decimal)",
@@ -233,9 +245,16 @@ pub fn parse(line: &str) -> Result<Option<Command<'_>>, Error<'_>> {
         "disk" => match words.next() {
             None => (Command::Disks, "disk"),
             Some("check") => (
-                Command::CheckDisk(words.next().ok_or(Error::NoDisk)?),
+                Command::CheckDisk(words.next().ok_or(Error::NoDisk("disk check"))?),
                 "disk check",
             ),
+            Some("fail") => {
+                let name = words.next().ok_or(Error::NoDisk("disk fail"))?;
+                let word = words.next().unwrap_or_default();
+                let count = number(word).and_then(|count| u32::try_from(count).ok());
+                let count = count.ok_or(Error::BadCount(word))?;
+                (Command::FailDisk(name, count), "disk fail")
+            }
             Some(word) => return Err(Error::UnknownDiskAction(word)),
         },
         "vm" => match words.next().ok_or(Error::NoAction)? {
@@ -379,6 +398,34 @@ mod tests {
         assert_eq!(error("vm top web"), "vm top: 'web' is one word too many");
         assert_eq!(error("vm start a b"), "vm: 'b' is one word too many");
         assert_eq!(error("log all"), "log: 'all' is one word too many");
+        assert_eq!(
+            error("disk repair a"),
+            "disk repair: unknown, must be nothing, 'check NAME' or 'fail NAME N'"
+        );
+        for command in ["disk check", "disk fail"] {
+            assert_eq!(
+                error(command),
+                alloc::format!("{command}: NAME of a disk is missing (disk shows them)")
+            );
+        }
+        assert_eq!(
+            error("disk fail web"),
+            "disk fail: N, how many requests fail, is missing"
+        );
+        for bad in ["-1", "x", "4294967296"] {
+            assert_eq!(
+                error(&alloc::format!("disk fail web {bad}")),
+                alloc::format!("disk fail: '{bad}' is not a number of requests")
+            );
+        }
+        assert_eq!(
+            parse("disk fail web 3"),
+            Ok(Some(Command::FailDisk("web", 3)))
+        );
+        assert_eq!(
+            error("disk fail web 3 4"),
+            "disk fail: '4' is one word too many"
+        );
         assert_eq!(error("probe"), "probe: physical address ADDR is missing");
         for bad in ["0x", "zz", "-1", "0x10000000000000000", "_", "12ab", "+1"] {
             assert_eq!(

@@ -93,8 +93,8 @@ impl Done for Step {
                 check.disk.name(),
                 at >> 10
             );
-            // A dead disk might still write to the buffer.
-            if error != IoError::Dead
+            // The disk might still write to the buffer.
+            if error != IoError::Lost
                 && let Some(buffer) = check.state.lock().buffer.take()
             {
                 dma::release(buffer);

@@ -4,7 +4,7 @@
 //! ours; the device's interrupt takes it back and tells the requester. Every request under way has a page of device
 //! memory of its own ([`SlotPage`]); nothing is allocated and no data is copied on its way.
 //!
-//! A device that breaks the protocol or lets a request lie for [`PATIENCE`] seconds is *dead*: it is reset, all its
+//! A device that breaks the protocol or does nothing for [`PATIENCE`] seconds though it has requests is *dead*: it is reset, all its
 //! requests fail, one line says so, and it is not used again.
 
 use super::blk::{self, Geometry, Kind, SLOT, SlotPage};
@@ -23,7 +23,7 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use log::error;
 use spin::{Mutex, Once};
 use virtio_drivers::transport::Transport;
@@ -32,7 +32,7 @@ use virtio_drivers::transport::Transport;
 const SLOTS: u16 = 128;
 /// Completions told in one go, between two holds of the lock.
 const BATCH: usize = 16;
-/// Seconds after which a request that has not come back will not.
+/// Seconds after which a device that has finished nothing will not.
 const PATIENCE: u64 = 30;
 /// The only queue used.
 const QUEUE: u16 = 0;
@@ -77,6 +77,8 @@ struct State {
     flights: Vec<Option<Flight>>,
     free: Vec<u16>,
     waiting: VecDeque<Waiting>,
+    /// When the device last finished something, in ticks.
+    progress: u64,
 }
 
 /// A disk.
@@ -90,6 +92,8 @@ pub struct MachineDisk {
     state: Mutex<State>,
     /// It has stopped answering. Set with `state` locked.
     dead: AtomicBool,
+    /// So many requests fail from now on, without the device hearing of them: for tests of who uses the disk.
+    failing: AtomicU32,
     /// What has happened to it.
     pub counters: Counters,
 }
@@ -127,10 +131,12 @@ impl MachineDisk {
                 flights: (0..queue.size()).map(|_| None).collect(),
                 free: (0..queue.size()).rev().collect(),
                 waiting: VecDeque::new(),
+                progress: 0,
                 slots,
                 queue,
             }),
             dead: AtomicBool::new(false),
+            failing: AtomicU32::new(0),
             counters: Counters::default(),
         })
     }
@@ -177,6 +183,22 @@ impl MachineDisk {
         self.dead.load(Ordering::Relaxed)
     }
 
+    /// Lets the next `count` requests fail.
+    pub fn fail(&self, count: u32) {
+        self.failing.store(count, Ordering::Relaxed);
+    }
+
+    /// True if this request is to fail.
+    #[inline]
+    fn fails(&self) -> bool {
+        let less = |left: u32| left.checked_sub(1);
+        self.failing.load(Ordering::Relaxed) != 0
+            && self
+                .failing
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+                .is_ok()
+    }
+
     /// Requests that the device has, and requests that wait for room.
     #[must_use]
     pub fn in_flight(&self) -> (usize, usize) {
@@ -189,7 +211,12 @@ impl MachineDisk {
     pub fn submit(&self, request: Request) {
         let kind = Kind::Op(request.op);
         count(&self.counters.requests, 1);
-        if let Err(error) = self.check(&request) {
+        let refused = if self.fails() {
+            Err(IoError::Device)
+        } else {
+            self.check(&request)
+        };
+        if let Err(error) = refused {
             self.tell(Outcome {
                 done: request.done,
                 token: request.token,
@@ -313,7 +340,8 @@ impl MachineDisk {
         let limit = PATIENCE.saturating_mul(hw::frequency());
         let late = |state: &State| {
             let mut flights = state.flights.iter().flatten();
-            flights.any(|f| now.saturating_sub(f.since) > limit)
+            // A guest can make a disk's queue long, but not a disk idle.
+            flights.any(|f| now.saturating_sub(f.since.max(state.progress)) > limit)
         };
         let (busy, is_late) = {
             let state = self.state.lock();
@@ -332,37 +360,41 @@ impl MachineDisk {
 
     /// Declares the device dead: all requests fail.
     pub(super) fn give_up(&self, why: &str) {
-        let (flights, waiting) = {
+        let (flights, waiting, fate) = {
             let mut state = self.state.lock();
             if self.is_dead() {
                 return;
             }
             self.dead.store(true, Ordering::Relaxed);
             // Before anybody is told that the memory is theirs again.
-            if !self.port.reset() {
+            let fate = if self.port.reset() {
+                IoError::Dead
+            } else {
                 error!(
                     "disk {}: does not reset; it may still write to memory",
                     self.name()
                 );
-            }
+                IoError::Lost
+            };
             let flights: Vec<_> = state.flights.iter_mut().filter_map(Option::take).collect();
             state.free = (0..state.queue.size()).rev().collect();
-            (flights, core::mem::take(&mut state.waiting))
+            (flights, core::mem::take(&mut state.waiting), fate)
         };
         error!(
             "disk {}: {why}, not used any more: {} requests failed",
             self.name(),
             flights.len() + waiting.len()
         );
-        let flights = flights.into_iter().map(|f| (f.done, f.token));
+        let flights = flights.into_iter().map(|f| (f.done, f.token, fate));
+        // The device has never heard of these.
         let waiting = waiting
             .into_iter()
-            .map(|w| (w.request.done, w.request.token));
-        for (done, token) in flights.chain(waiting) {
+            .map(|w| (w.request.done, w.request.token, IoError::Dead));
+        for (done, token, why) in flights.chain(waiting) {
             self.tell(Outcome {
                 done,
                 token,
-                result: Err(IoError::Dead),
+                result: Err(why),
             });
         }
     }
@@ -436,6 +468,7 @@ impl State {
             let flight = flight.and_then(Option::take).ok_or(Broken)?;
             let result = SlotPage::new(&self.slots, used.head).status();
             self.free.push(used.head);
+            self.progress = hw::now();
             *outcome = Some(Outcome {
                 done: flight.done,
                 token: flight.token,

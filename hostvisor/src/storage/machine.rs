@@ -10,6 +10,7 @@ use crate::{dma, drivers};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use bundle::DiskSource;
 use core::fmt;
 use core::sync::atomic::{AtomicU8, Ordering};
 use log::{info, warn};
@@ -38,8 +39,6 @@ pub enum OpenError {
     TwoDisks,
     /// The disk has stopped answering.
     Dead,
-    /// No partition can be found.
-    Partitions(gpt::Fault),
     /// No partition has this label.
     NoPartition,
     /// Two partitions have it.
@@ -52,9 +51,10 @@ impl fmt::Display for OpenError {
             Self::NoDisk => f.write_str("no disk of the machine has this serial"),
             Self::TwoDisks => f.write_str("two disks of the machine have this serial"),
             Self::Dead => f.write_str("the disk does not answer"),
-            Self::Partitions(fault) => fault.fmt(f),
-            Self::NoPartition => f.write_str("no partition has this label"),
-            Self::TwoPartitions => f.write_str("two partitions have this label"),
+            Self::NoPartition => f.write_str("no partition of the machine's disks has this label"),
+            Self::TwoPartitions => {
+                f.write_str("two partitions of the machine's disks have this label")
+            }
         }
     }
 }
@@ -70,27 +70,39 @@ pub fn find(name: &str) -> Result<&'static Arc<MachineDisk>, OpenError> {
     })
 }
 
-/// The disk `name`, or its partition with this label.
-pub fn open(name: &str, partition: Option<&str>) -> Result<Volume, OpenError> {
-    let disk = find(name)?;
-    if disk.is_dead() {
-        return Err(OpenError::Dead);
-    }
-    let Some(label) = partition else {
-        return Ok(Volume::whole(disk.clone()));
-    };
-    let all = disk.partitions().map_err(OpenError::Partitions)?;
-    let found = only(all.iter().filter(|p| p.label == label)).map_err(|many| {
-        if many {
-            OpenError::TwoPartitions
-        } else {
-            OpenError::NoPartition
+/// What a VM's description calls `source`.
+pub fn open(source: &DiskSource) -> Result<Volume, OpenError> {
+    match source {
+        DiskSource::Serial(serial) => {
+            let disk = find(serial)?;
+            if disk.is_dead() {
+                return Err(OpenError::Dead);
+            }
+            Ok(Volume::whole(disk.clone()))
         }
-    })?;
+        DiskSource::Label(label) => {
+            let all = disks().iter().filter(|disk| !disk.is_dead());
+            let all = all.flat_map(|disk| partitions(disk).filter(|p| p.0 == label));
+            only(all.map(|(_, volume)| volume)).map_err(|many| {
+                if many {
+                    OpenError::TwoPartitions
+                } else {
+                    OpenError::NoPartition
+                }
+            })
+        }
+    }
+}
+
+/// The labels of a disk's partitions, and what they name.
+fn partitions(disk: &'static Arc<MachineDisk>) -> impl Iterator<Item = (&'static str, Volume)> {
     let ratio = u64::from(disk.geometry().block_size) / SECTOR;
-    // The table's reader has made sure that the partition lies on the disk.
-    Volume::new(disk.clone(), found.first * ratio, found.blocks * ratio)
-        .ok_or(OpenError::Partitions(gpt::Fault::Overlap))
+    let all = disk.partitions().unwrap_or_default().iter();
+    all.filter_map(move |p| {
+        // The table's reader has made sure that the partition lies on the disk.
+        let volume = Volume::new(disk.clone(), p.first * ratio, p.blocks * ratio)?;
+        Some((p.label.as_str(), volume))
+    })
 }
 
 /// The only item; else whether there are many.

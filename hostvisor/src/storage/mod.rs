@@ -5,6 +5,7 @@
 
 mod blk;
 pub mod check;
+mod claims;
 mod crc;
 mod disk;
 pub mod gpt;
@@ -15,6 +16,7 @@ use crate::segment::Segment;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 pub use blk::Geometry;
+pub use claims::{Claim, ClaimError, claim};
 pub use disk::{Counters, MachineDisk};
 pub use machine::{OpenError, disks, open};
 pub use volume::Volume;
@@ -55,11 +57,21 @@ pub struct Request {
 
 /// Hears of outcomes.
 pub trait Done: Send + Sync {
-    /// The request that was given `token` is over: the device will not touch its segments any more.
+    /// The request that was given `token` is over: the device will not touch its segments any more, unless the
+    /// outcome is [`IoError::Lost`].
     ///
     /// Called exactly once for a request, with no lock held, on any CPU, possibly before the call that handed
     /// the request over has returned.
     fn done(&self, token: u64, result: Result<(), IoError>);
+}
+
+/// What requests are handed to.
+pub trait Backend: Send + Sync {
+    /// Size and abilities.
+    fn geometry(&self) -> Geometry;
+
+    /// Hands a request over. Never waits, never fails: its outcome comes through [`Request::done`].
+    fn submit(&self, request: Request);
 }
 
 /// Why a request failed.
@@ -73,6 +85,8 @@ pub enum IoError {
     Device,
     /// The device has stopped answering, or makes no sense; it is not used any more.
     Dead,
+    /// As [`Self::Dead`], and it may touch the request's segments for ever: it does not even reset.
+    Lost,
 }
 
 impl core::fmt::Display for IoError {
@@ -82,6 +96,7 @@ impl core::fmt::Display for IoError {
             Self::Unsupported => "the disk cannot do that",
             Self::Device => "the disk reports an error",
             Self::Dead => "the disk does not answer",
+            Self::Lost => "the disk does not answer, and may still reach memory",
         })
     }
 }

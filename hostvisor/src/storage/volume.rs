@@ -1,6 +1,6 @@
 //! A whole disk, or one of its partitions: what a VM is given.
 
-use super::{Geometry, IoError, MachineDisk, Op, Request, SECTOR};
+use super::{Backend, Geometry, IoError, MachineDisk, Op, Request, SECTOR};
 use crate::segment;
 use alloc::sync::Arc;
 
@@ -53,12 +53,6 @@ impl Volume {
         self.first
     }
 
-    /// What the disk can do. Its `sectors` are the disk's.
-    #[must_use]
-    pub fn geometry(&self) -> &Geometry {
-        self.disk.geometry()
-    }
-
     /// True if the two share a sector.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
@@ -66,10 +60,19 @@ impl Volume {
             && self.first < other.first + other.sectors
             && other.first < self.first + self.sectors
     }
+}
 
-    /// Hands over a request whose sectors count from the volume's first. Never waits, never fails: the outcome
-    /// comes through [`Request::done`].
-    pub fn submit(&self, mut request: Request) {
+impl Backend for Volume {
+    /// The disk's abilities, and the volume's size.
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            sectors: self.sectors,
+            ..*self.disk.geometry()
+        }
+    }
+
+    /// Hands over a request whose sectors count from the volume's first.
+    fn submit(&self, mut request: Request) {
         let sectors = match request.op {
             Op::Flush => 0,
             Op::Read | Op::Write => segment::total(&request.segments).div_ceil(SECTOR),

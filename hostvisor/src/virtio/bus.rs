@@ -1,11 +1,13 @@
 //! A VM's virtio devices, each in its slot.
 
+use super::blk::Blk;
 use super::device::{Device, Line, Link};
 use super::mmio::{Transport, Written};
 use super::net::Net;
 use super::rng::Rng;
 use crate::devices::map;
 use crate::net::switch;
+use crate::vm::attach::Attached;
 use crate::vm::memory::GuestMemory;
 use alloc::boxed::Box;
 use alloc::format;
@@ -60,11 +62,12 @@ impl Builder<'_> {
 }
 
 impl Bus {
-    /// The devices that the manifest asks for, in the order of slots. `line` makes the end of an interrupt line in
-    /// the VM.
+    /// The devices that the manifest asks for, in the order of slots, attached to what was found for them. `line`
+    /// makes the end of an interrupt line in the VM.
     #[must_use]
     pub fn new(
         manifest: &Manifest,
+        attached: &Attached,
         memory: &Arc<GuestMemory>,
         line: &dyn Fn() -> Box<dyn Line>,
     ) -> Self {
@@ -81,6 +84,14 @@ impl Bus {
         if manifest.entropy {
             builder.add("rng", |link| Arc::new(Rng::new(link)));
         }
+        for (n, (disk, volume)) in manifest.disks.iter().zip(&attached.disks).enumerate() {
+            let backend = Arc::new(volume.clone());
+            let serial = disk.source.guest_serial();
+            builder.add(&format!("disk{n}"), |link| {
+                let protected = manifest.protected;
+                Arc::new(Blk::new(link, backend, serial, disk.read_only, protected))
+            });
+        }
         Self {
             slots: builder.slots,
         }
@@ -89,7 +100,8 @@ impl Bus {
     /// How many slots the manifest's devices take.
     #[must_use]
     pub fn slots(manifest: &Manifest) -> u32 {
-        manifest.nets.len() as u32 + u32::from(manifest.entropy)
+        let devices = manifest.nets.len() + manifest.disks.len();
+        devices as u32 + u32::from(manifest.entropy)
     }
 
     fn slot(&self, slot: u32) -> Option<&Transport> {
@@ -135,6 +147,13 @@ impl Bus {
             .iter()
             .map(|slot| slot.device().in_flight())
             .sum()
+    }
+
+    /// True if a device of the machine may reach the VM's memory for ever.
+    #[must_use]
+    pub fn has_lost_memory(&self) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|slot| slot.device().has_lost_memory())
     }
 
     /// Counters of all devices.

@@ -52,6 +52,9 @@ pub trait Line: Send + Sync {
 
     /// Nothing of the device is in flight any more: who waits for that looks again.
     fn idle(&self) {}
+
+    /// The device whose line is `intid` can do more, [`Device::resume`], soon.
+    fn go_on(&self, _intid: u32) {}
 }
 
 /// What a device and its register file share: status, interrupt status, and whom to blame.
@@ -129,6 +132,11 @@ impl Link {
     /// Nothing of the device is in flight any more.
     pub fn idle(&self) {
         self.line.idle();
+    }
+
+    /// The device can do more of what it had to leave.
+    pub fn go_on(&self) {
+        self.line.go_on(self.intid);
     }
 
     fn raise(&self, bits: u32) {
@@ -234,6 +242,11 @@ pub trait Device: Send + Sync {
     /// Requests that a device of the machine is at, whose buffers it may still read or write.
     fn in_flight(&self) -> u32 {
         0
+    }
+
+    /// A device of the machine may read or write the guest's memory for ever: it can never be somebody else's.
+    fn has_lost_memory(&self) -> bool {
+        false
     }
 
     /// Counters, for `vm stat`.

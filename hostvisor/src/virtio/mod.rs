@@ -4,6 +4,7 @@
 //! both. Whatever is read from a guest, registers, rings and buffers, may be made to harm: it is copied, then
 //! checked, and what breaks the rules stops that device and nothing else.
 
+pub mod blk;
 pub mod bus;
 pub mod device;
 pub mod mmio;

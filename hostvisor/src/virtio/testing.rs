@@ -114,6 +114,10 @@ pub struct TestLine {
     pub level: Arc<AtomicBool>,
     /// How often it rose.
     pub edges: Arc<AtomicU32>,
+    /// How often a device said that nothing is in flight any more.
+    pub idle: Arc<AtomicU32>,
+    /// How often a device said that it can go on.
+    pub goes_on: Arc<AtomicU32>,
 }
 
 impl Line for TestLine {
@@ -123,6 +127,14 @@ impl Line for TestLine {
         if level && (!before || again) {
             self.edges.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    fn idle(&self) {
+        self.idle.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn go_on(&self, _intid: u32) {
+        self.goes_on.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Making a VM: frames, contents, the core's objects; 2 MiB at a time.
 
+use super::attach::Attached;
 use super::loader::{self, Contents, FDT_MAX, Layout, RAM_BASE, Region};
 use super::memory::GuestMemory;
 use super::{End, Share, Vm, VmLine};
@@ -8,6 +9,7 @@ use crate::frames::{BLOCK, BLOCK_FRAMES, FRAMES};
 use crate::gic;
 use crate::guest_tree::{self, GuestConfig, GuestTimers};
 use crate::hw::{self, RunPage};
+use crate::storage::Claim;
 use crate::virtio::bus::Bus;
 use crate::virtio::device::Line;
 use abi::hypercall::VM_PROTECTED;
@@ -30,6 +32,8 @@ pub struct Holdings {
     pub given: u64,
     /// Run pages.
     pub pages: Vec<u64>,
+    /// Disks.
+    pub claims: Vec<Claim>,
 }
 
 /// A VM in the making.
@@ -38,6 +42,7 @@ pub struct Build {
     layout: Layout,
     tree: Vec<u8>,
     share: Share,
+    attached: Attached,
     /// What it holds so far.
     pub holdings: Holdings,
 }
@@ -48,6 +53,7 @@ impl Build {
     pub fn begin(entry: &VmEntry<'static>, seed: &[u8]) -> Result<Self, String> {
         let manifest = &entry.manifest;
         let share = Share::new(manifest, SCHEDULER.online())?;
+        let (attached, claims) = Attached::new(manifest)?;
         let initrd = entry.initrd.len() as u64;
         let layout =
             loader::plan(manifest, entry.kernel, initrd, FDT_MAX).map_err(|e| e.to_string())?;
@@ -82,8 +88,10 @@ impl Build {
             layout,
             tree,
             share,
+            attached,
             holdings: Holdings {
                 handle: Some(handle),
+                claims,
                 ..Holdings::default()
             },
         })
@@ -180,7 +188,7 @@ impl Build {
         let memory = Arc::new(GuestMemory::new(&self.holdings.blocks));
         Ok(Arc::new_cyclic(|vm: &Weak<Vm>| {
             let line = || Box::new(VmLine(vm.clone())) as Box<dyn Line>;
-            let virtio = Bus::new(&self.entry.manifest, &memory, &line);
+            let virtio = Bus::new(&self.entry.manifest, &self.attached, &memory, &line);
             Vm::new(id, instance, handle, pages, virtio, self.share)
         }))
     }

@@ -15,6 +15,7 @@ use crate::{cpu, hw, storage};
 use abi::PAGE_SIZE;
 use abi::hypercall::CoreInfo;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bundle::manifest::cpu_set_text;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -267,9 +268,7 @@ impl Manage for Manager {
     }
 
     fn check_disk(&self, name: &str) -> Result<(), ManageError> {
-        let disk = storage::machine::find(name)
-            .map_err(|why| ManageError::Other(alloc::format!("{}: {why}", Typed(name))))?;
-        if storage::check::start(disk) {
+        if storage::check::start(find_disk(name)?) {
             Ok(())
         } else {
             Err(ManageError::Other("no memory to read into".to_string()))
@@ -282,6 +281,11 @@ impl Manage for Manager {
             ports: switch.stat(),
         };
         switch::all().iter().map(stat).collect()
+    }
+
+    fn fail_disk(&self, name: &str, count: u32) -> Result<(), ManageError> {
+        find_disk(name)?.fail(count);
+        Ok(())
     }
 
     fn probe(&self, pa: u64) -> Result<u64, Fault> {
@@ -301,6 +305,11 @@ impl Manage for Manager {
     fn shutdown(&mut self) {
         self.begin_shutdown();
     }
+}
+
+fn find_disk(name: &str) -> Result<&'static Arc<storage::MachineDisk>, ManageError> {
+    storage::machine::find(name)
+        .map_err(|why| ManageError::Other(alloc::format!("{}: {why}", Typed(name))))
 }
 
 fn disk(disk: &storage::MachineDisk) -> DiskStat {

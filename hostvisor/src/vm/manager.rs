@@ -181,6 +181,11 @@ impl Manager {
                 if quiet && vm.is_stopping() {
                     slot.ended(&vm);
                     cpu::CPUS.iter().for_each(|cpu| cpu.forget(vm.instance));
+                    if vm.has_lost_memory() {
+                        slot.gone(index);
+                        slot.fail("its memory is lost: a disk may still write to it".to_string());
+                        return true;
+                    }
                     slot.stage = Stage::TearingDown(Box::new(Teardown::new(holdings)));
                 } else {
                     if quiet {

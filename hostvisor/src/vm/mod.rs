@@ -5,6 +5,7 @@
 //! `devices` or those of a virtio device (see [`crate::virtio`]), `vgic`; then run queues and timers. Nothing is
 //! kicked with `vgic` or `devices` held.
 
+pub mod attach;
 pub mod build;
 mod exits;
 pub mod loader;
@@ -245,6 +246,12 @@ impl Vm {
         self.virtio.in_flight() == 0
     }
 
+    /// Something may write to its memory for ever: that is never given back.
+    #[must_use]
+    pub fn has_lost_memory(&self) -> bool {
+        self.virtio.has_lost_memory()
+    }
+
     /// Why it came to its end by itself, if it did.
     #[must_use]
     pub fn end(&self) -> Option<&End> {
@@ -337,6 +344,12 @@ impl Line for VmLine {
         (0..vm.vcpus.len()).for_each(|index| vm.kick(index));
         if vm.is_stopping() {
             crate::service::ask();
+        }
+    }
+
+    fn go_on(&self, intid: u32) {
+        if let Some(vm) = self.0.upgrade() {
+            vm.resume_later(cpu::get(hw::cpu_index()), intid - map::VIRTIO_INTID);
         }
     }
 }

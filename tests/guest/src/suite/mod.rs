@@ -1,6 +1,7 @@
 //! The tests, one file for each part of the machine, and the table that names them.
 
 mod boot;
+mod disk;
 mod gic;
 mod load;
 mod mmio;
@@ -23,7 +24,7 @@ pub(crate) enum Needs {
     Any,
     /// A hypervisor: on a bare machine the answer rightly differs.
     Hypervisor,
-    /// Runs only when asked for by name, because it does not end by itself.
+    /// Runs only when asked for by name: it does not end by itself, or is for a device that few machines have.
     Name,
 }
 
@@ -125,6 +126,10 @@ pub(crate) static TESTS: &[Test] = &[
     smp("wfi-ring", wakeups::ring),
     smp("psci-cpu-off-again", psci::powering_off),
     mode("micro", crate::micro::run),
+    mode("disk", disk::works),
+    mode("disk-reset", disk::reset),
+    mode("disk-hostile", disk::hostile),
+    mode("disk-private", disk::private),
     mode("reset", modes::reset),
     mode("uart-flood", modes::uart_flood),
     mode("echo", modes::echo),

@@ -1,0 +1,331 @@
+//! A virtio disk: that it works, that a reset ends all that is under way, and that nothing this driver does to it
+//! harms anything but it.
+
+use crate::timer;
+use crate::verdict::{Problem, Verdict, check, check_eq};
+use crate::virtio::{self, Descriptor, Device, F_ACCESS_PLATFORM, F_INDIRECT, Queue, reg};
+
+const BLOCK: u32 = 2;
+/// Pages of the arena.
+const RINGS: usize = 0;
+/// Headers and statuses.
+const FRAMING: usize = 1;
+const DATA: usize = 2;
+/// Requests that are under way at once.
+const REQUESTS: u16 = 8;
+/// Sectors of a request: a page.
+const SECTORS: u64 = 8;
+const PAGE: u64 = 4096;
+
+const IN: u32 = 0;
+const OUT: u32 = 1;
+const FLUSH: u32 = 4;
+const GET_ID: u32 = 8;
+const F_FLUSH: u64 = 1 << 9;
+
+const GOOD: u8 = 0;
+const FAILED: u8 = 1;
+const UNSUPPORTED: u8 = 2;
+/// What nobody writes.
+const UNTOUCHED: u64 = 0x5afe_5afe_5afe_5afe;
+
+fn disk() -> Result<Device, Problem> {
+    virtio::find(BLOCK, 0).ok_or(Problem::Skip("no disk"))
+}
+
+/// A driver with `REQUESTS` chains of three descriptors.
+struct Driver {
+    device: Device,
+    queue: Queue,
+}
+
+impl Driver {
+    fn start(device: Device) -> Result<Self, Problem> {
+        check!(
+            device.negotiate(F_FLUSH | F_INDIRECT),
+            "features are refused"
+        );
+        let queue = Queue::new(RINGS, 32);
+        device.place(0, &queue);
+        device.ready();
+        check!(!device.is_broken(), "the device breaks at DRIVER_OK");
+        Ok(Self { device, queue })
+    }
+
+    fn header(index: u16) -> u64 {
+        virtio::page(FRAMING) + 32 * u64::from(index)
+    }
+
+    fn status(index: u16) -> u64 {
+        Self::header(index) + 16
+    }
+
+    fn data(index: u16) -> u64 {
+        virtio::page(DATA + usize::from(index))
+    }
+
+    /// Makes request `index` available, with its page of data.
+    fn offer(&mut self, index: u16, kind: u32, sector: u64, bytes: u32) {
+        self.offer_at(index, kind, sector, Self::data(index), bytes);
+    }
+
+    fn offer_at(&mut self, index: u16, kind: u32, sector: u64, data: u64, bytes: u32) {
+        virtio::store(Self::header(index), u64::from(kind));
+        virtio::store(Self::header(index) + 8, sector);
+        virtio::store(Self::status(index), 0xee_u8);
+        let first = 3 * index;
+        let writes = u16::from(kind != OUT) * 2;
+        let status = Descriptor {
+            address: Self::status(index),
+            len: 1,
+            flags: 2,
+            next: 0,
+        };
+        let behind = if bytes == 0 { first + 2 } else { first + 1 };
+        for (n, address, len, flags, next) in [
+            (first, Self::header(index), 16, 1, behind),
+            (first + 1, data, bytes, 1 | writes, first + 2),
+        ] {
+            let descriptor = Descriptor {
+                address,
+                len,
+                flags,
+                next,
+            };
+            self.queue.describe(n, &descriptor);
+        }
+        self.queue.describe(first + 2, &status);
+        self.queue.offer(first);
+    }
+
+    /// One request, from its beginning to its end: its status.
+    fn request(&mut self, kind: u32, sector: u64, bytes: u32) -> Result<u8, Problem> {
+        self.offer(0, kind, sector, bytes);
+        self.device.notify(0);
+        let back = self.queue.wait();
+        check!(
+            back.is_some_and(|(head, _)| head == 0),
+            "nothing comes back"
+        );
+        Ok(virtio::load(Self::status(0)))
+    }
+}
+
+/// Word `n` of what sector `sector` is to hold in `round`.
+fn word(round: u64, sector: u64, n: u64) -> u64 {
+    (round << 48 | sector << 16 | n).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+fn fill(at: u64, round: u64, sector: u64) {
+    for n in 0..PAGE / 8 {
+        virtio::store(at + 8 * n, word(round, sector, n));
+    }
+}
+
+fn holds(at: u64, round: u64, sector: u64) -> bool {
+    (0..PAGE / 8).all(|n| virtio::load::<u64>(at + 8 * n) == word(round, sector, n))
+}
+
+/// What is written is read back, many requests at a time, in every round something else.
+pub(crate) fn works() -> Verdict {
+    let mut driver = Driver::start(disk()?)?;
+    for round in 1..6 {
+        for kind in [OUT, IN] {
+            for index in 0..REQUESTS {
+                let sector = SECTORS * u64::from(index);
+                if kind == OUT {
+                    fill(Driver::data(index), round, sector);
+                } else {
+                    virtio::clear(Driver::data(index), PAGE);
+                }
+                driver.offer(index, kind, sector, PAGE as u32);
+            }
+            driver.device.notify(0);
+            for _ in 0..REQUESTS {
+                check!(
+                    driver.queue.wait().is_some(),
+                    "a request does not come back"
+                );
+            }
+            for index in 0..REQUESTS {
+                check_eq!(virtio::load::<u8>(Driver::status(index)), GOOD, "status");
+            }
+        }
+        for index in 0..REQUESTS {
+            let sector = SECTORS * u64::from(index);
+            check!(
+                holds(Driver::data(index), round, sector),
+                "other data is read"
+            );
+        }
+        check_eq!(driver.request(FLUSH, 0, 0)?, GOOD, "flush");
+    }
+    check_eq!(driver.request(GET_ID, 0, 20)?, GOOD, "serial");
+    check!(virtio::load::<u8>(Driver::data(0)) != 0, "no serial");
+    driver.device.set(reg::STATUS, 0);
+    Ok(())
+}
+
+/// A reset comes back when the machine's disk is off this VM's memory: nothing is written there any more.
+pub(crate) fn reset() -> Verdict {
+    let device = disk()?;
+    for round in 0..40 {
+        let mut driver = Driver::start(device)?;
+        for index in 0..REQUESTS {
+            virtio::clear(Driver::data(index), PAGE);
+            driver.offer(index, IN, SECTORS * u64::from(index), PAGE as u32);
+        }
+        device.notify(0);
+        device.set(reg::STATUS, 0);
+        check_eq!(device.get(reg::STATUS), 0, "status after a reset");
+        for index in 0..REQUESTS {
+            for n in 0..PAGE / 8 {
+                virtio::store(Driver::data(index) + 8 * n, UNTOUCHED);
+            }
+        }
+        let deadline = timer::now() + timer::frequency() / 100;
+        while timer::now() < deadline {}
+        let clean = |index| {
+            let at = |n| virtio::load::<u64>(Driver::data(index) + 8 * n);
+            (0..PAGE / 8).all(|n| at(n) == UNTOUCHED)
+        };
+        check!(
+            (0..REQUESTS).all(clean),
+            "round {round}: written to after the reset"
+        );
+    }
+    works()
+}
+
+/// Requests that make no sense get a status, or break the device; afterwards it works.
+pub(crate) fn hostile() -> Verdict {
+    let device = disk()?;
+    let mut driver = Driver::start(device)?;
+    for (kind, sector, bytes, status) in [
+        (IN, u64::MAX, 512, FAILED),
+        (OUT, u64::MAX, 512, FAILED),
+        (IN, u64::MAX - 1, 1024, FAILED),
+        (OUT, 1 << 55, 512, FAILED),
+        (IN, 0, 100, FAILED),
+        (IN, 0, 0, FAILED),
+        (OUT, 0, 0, FAILED),
+        (77, 0, 512, UNSUPPORTED),
+        (u32::MAX, 0, 512, UNSUPPORTED),
+        (11, 0, 512, UNSUPPORTED),
+    ] {
+        let answer = driver.request(kind, sector, bytes)?;
+        // Kinds that need something to read have only something to write here.
+        check!(
+            answer == status || (kind == 11 && answer == FAILED),
+            "request {kind} of {bytes} bytes at {sector:#x}: status {answer}"
+        );
+    }
+    let good = Descriptor {
+        address: Driver::header(0),
+        len: 16,
+        flags: 1,
+        next: 1,
+    };
+    let status = Descriptor {
+        address: Driver::status(0),
+        len: 1,
+        flags: 2,
+        next: 0,
+    };
+    let chains = [
+        ("no header", [Descriptor { len: 15, ..good }, status]),
+        ("no status", [Descriptor { flags: 0, ..good }, status]),
+        (
+            "a status outside RAM",
+            [
+                good,
+                Descriptor {
+                    address: virtio::end_of_ram(),
+                    ..status
+                },
+            ],
+        ),
+        ("a loop", [good, Descriptor { flags: 3, ..status }]),
+        (
+            "data in the distributor",
+            [
+                good,
+                Descriptor {
+                    address: 0x0800_0000,
+                    len: 513,
+                    ..status
+                },
+            ],
+        ),
+    ];
+    for (what, chain) in chains {
+        driver = Driver::start(device)?;
+        driver.queue.describe(0, &chain[0]);
+        driver.queue.describe(1, &chain[1]);
+        driver.queue.offer(0);
+        device.notify(0);
+        check!(device.is_broken(), "{what}: the device goes on");
+    }
+    // The whole of RAM and more in one request, of descriptors that are all alike.
+    driver = Driver::start(device)?;
+    let table = virtio::page(FRAMING);
+    let entries = 32;
+    for n in 0..entries {
+        let last = n + 1 == entries;
+        let descriptor = Descriptor {
+            address: if n == 0 {
+                virtio::page(DATA)
+            } else {
+                virtio::page(DATA + 1)
+            },
+            len: if n == 0 { 16 } else { 4096 },
+            flags: u16::from(!last) | u16::from(n != 0) << 1,
+            next: n + 1,
+        };
+        descriptor.write(table + 16 * u64::from(n));
+    }
+    virtio::clear(virtio::page(DATA), 16);
+    let whole = Descriptor {
+        address: table,
+        len: 16 * u32::from(entries),
+        flags: 4,
+        next: 0,
+    };
+    for index in 0..16 {
+        driver.queue.describe(index, &whole);
+        driver.queue.offer(index);
+    }
+    device.notify(0);
+    // 31 pages less a byte are no sectors.
+    for _ in 0..16 {
+        check!(
+            driver.queue.wait().is_some(),
+            "an odd request does not come back"
+        );
+    }
+    works()
+}
+
+/// The machine's disk neither reads nor writes what a protected VM does not share.
+pub(crate) fn private() -> Verdict {
+    let device = disk()?;
+    if device.features() & F_ACCESS_PLATFORM == 0 {
+        // An open VM has no private pages.
+        return Ok(());
+    }
+    let private = virtio::private_page();
+    virtio::store(private, UNTOUCHED);
+    for (what, kind, data) in [
+        ("read into a private page", IN, private),
+        ("read across into a private page", IN, private - 512),
+        ("write from a private page", OUT, private),
+    ] {
+        let mut driver = Driver::start(device)?;
+        driver.offer_at(0, kind, 0, data, 1024);
+        device.notify(0);
+        check!(device.is_broken(), "{what}: the device goes on");
+        device.set(reg::STATUS, 0);
+        check_eq!(virtio::load::<u64>(private), UNTOUCHED, "{what}");
+    }
+    works()
+}
