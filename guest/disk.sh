@@ -36,7 +36,8 @@ disk_churn() {
         [ "$(head -n 1 "$file")" = "$(tail -n +2 "$file" | sha1sum)" ] || echo "guest: churn damaged $file"
         [ "$file" -le $newest ] || newest=$file
     done
-    echo "guest: churn found $newest"
+    # The boot's own name: a console's replay has lines of earlier ones.
+    echo "guest: churn $(cat /proc/sys/kernel/random/boot_id) found $newest"
     while :; do
         newest=$((newest + 1))
         numbers $((newest % 8)) | head -c $(((newest * 7919) % 300000 + 1)) >/tmp/content

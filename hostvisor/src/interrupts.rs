@@ -35,13 +35,17 @@ pub fn install(mut handlers: Vec<(Line, Arc<dyn Handler>)>) {
         .into_iter()
         .map(|(line, handler)| (line.intid, handler));
     let table = table.collect();
-    HANDLERS.call_once(|| table);
+    let table = HANDLERS.call_once(|| table);
     let online = (0..MAX_CPUS)
         .map(cpu::get)
         .filter(|cpu| cpu.online.load(Ordering::Acquire));
     for (line, cpu) in lines.into_iter().zip(online.cycle()) {
         gic::set_trigger(line.intid, line.edge);
         gic::enable_spi(line.intid, cpu.mpidr.load(Ordering::Relaxed));
+    }
+    // A line that rose before it was taken for an edge, while its device was polled, would never rise again.
+    for (_, handler) in table {
+        handler.handle();
     }
 }
 

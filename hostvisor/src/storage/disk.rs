@@ -347,9 +347,9 @@ impl MachineDisk {
             let state = self.state.lock();
             (state.free.len() != state.flights.len(), late(&state))
         };
-        // An interrupt that got lost is no reason to give a disk up.
+        // An interrupt that got lost is no reason to give a disk up; nor shall the next one be lost behind it.
         if is_late {
-            self.serve();
+            self.handle();
             if late(&self.state.lock()) {
                 self.give_up("does not answer");
                 return false;
