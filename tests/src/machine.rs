@@ -46,7 +46,7 @@ impl Machine {
             console: None,
             interactive: false,
             debug: false,
-            timeout: Duration::from_secs(120),
+            timeout: Duration::from_secs(240),
             tool_timeout: None,
             qemu_args: Vec::new(),
             tool_args: Vec::new(),
