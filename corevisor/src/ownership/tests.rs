@@ -159,6 +159,20 @@ fn boot_maps_the_hostvisor_with_the_largest_blocks() {
 }
 
 #[test]
+fn boot_maps_what_it_grants_and_nothing_beyond() {
+    let setup = small();
+    // Starts and ends within blocks.
+    let core = 1200;
+    let own = setup.boot(core, 128, &RESTRICTED, 4);
+    for page in (A - PAGES_2M..A + 3072).chain(B - PAGES_2M..B + 2048) {
+        let leads = own.host_walk(ipa(page)).map(|mapping| mapping.pa.0);
+        let granted = state(&own, page) == Some(State::Host);
+        assert_eq!(leads, granted.then_some(page << PAGE_SHIFT), "{page:#x}");
+    }
+    assert_eq!(state(&own, A + core - 1), Some(State::Core));
+}
+
+#[test]
 fn the_hostvisors_blocks_come_back_after_a_vm_is_gone() {
     let setup = Setup::new(&[RamRegion {
         base: Pfn(A),
