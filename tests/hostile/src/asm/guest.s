@@ -245,6 +245,9 @@ do_blink:
     mov   x17, xzr
 1:  str   x12, [x10]
     dsb   sy
+    mov   x16, #2000                // long enough for whoever may read it
+2:  subs  x16, x16, #1
+    b.ne  2b
     str   xzr, [x10]
     dsb   sy
     movz  x0, #3
