@@ -141,6 +141,13 @@ impl VmSpec {
         self.disk_table(&format!("image = \"{}\"", path.display()))
     }
 
+    /// A virtio console beside the PL011.
+    #[must_use]
+    pub fn virtio_console(mut self) -> Self {
+        self.more.push_str("console = \"virtio\"\n");
+        self
+    }
+
     /// A disk, as the lines of its table say.
     #[must_use]
     pub fn disk_table(mut self, lines: &str) -> Self {

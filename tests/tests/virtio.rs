@@ -1,5 +1,6 @@
 //! Virtio devices: a hostile driver is named and harms nobody; devices work in protected and in open VMs.
 
+use tests::artifacts::Artifact;
 use tests::verdicts::Verdicts;
 use tests::{Machine, VmSpec};
 
@@ -48,4 +49,17 @@ fn a_hostile_network_driver_is_named_and_its_neighbours_frames_arrive() {
         run.check(text.contains(what), what);
     }
     run.check(!text.contains("vm alice: net"), "the wrong VM is blamed");
+}
+
+#[test]
+fn a_virtio_console_speaks_and_hears_while_the_pl011_still_speaks() {
+    let vm = VmSpec::debian("talker", Artifact::Kernel612, "ready,hvc,poweroff")
+        .append("quiet")
+        .virtio_console()
+        .open();
+    let mut run = Machine::new().vm(vm).start();
+    run.expect("guest: hvc0 speaks");
+    run.send("good morning\r");
+    run.expect("guest: hvc0 has heard good morning");
+    run.wait_success();
 }

@@ -1,10 +1,12 @@
 //! A VM's virtio devices, each in its slot.
 
 use super::blk::Blk;
+use super::console::Console;
 use super::device::{Device, Line, Link};
 use super::mmio::{Transport, Written};
 use super::net::Net;
 use super::rng::Rng;
+use crate::console;
 use crate::devices::map;
 use crate::net::switch;
 use crate::vm::attach::Attached;
@@ -14,7 +16,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use bundle::Manifest;
+use bundle::{GuestConsole, Manifest};
 
 /// Counters of one device.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -31,6 +33,7 @@ pub struct DeviceStat {
 #[derive(Default)]
 pub struct Bus {
     slots: Vec<Transport>,
+    console: Option<Arc<Console>>,
 }
 
 /// Makes devices and puts them into slots.
@@ -62,10 +65,11 @@ impl Builder<'_> {
 }
 
 impl Bus {
-    /// The devices that the manifest asks for, in the order of slots, attached to what was found for them. `line`
-    /// makes the end of an interrupt line in the VM.
+    /// The devices that the manifest of VM number `vm` asks for, in the order of slots, attached to what was found for
+    /// them. `line` makes the end of an interrupt line in the VM.
     #[must_use]
     pub fn new(
+        vm: usize,
         manifest: &Manifest,
         attached: &Attached,
         memory: &Arc<GuestMemory>,
@@ -92,8 +96,18 @@ impl Bus {
                 Arc::new(Blk::new(link, backend, serial, disk.read_only, protected))
             });
         }
+        let mut console = None;
+        if manifest.console == GuestConsole::Virtio {
+            builder.add("console", |link| {
+                let output = move |bytes: &[u8]| console::guest_output(vm, bytes);
+                let made = Arc::new(Console::new(link, Box::new(output)));
+                console = Some(made.clone());
+                made
+            });
+        }
         Self {
             slots: builder.slots,
+            console,
         }
     }
 
@@ -101,7 +115,14 @@ impl Bus {
     #[must_use]
     pub fn slots(manifest: &Manifest) -> u32 {
         let devices = manifest.nets.len() + manifest.disks.len();
-        devices as u32 + u32::from(manifest.entropy)
+        let console = manifest.console == GuestConsole::Virtio;
+        devices as u32 + u32::from(manifest.entropy) + u32::from(console)
+    }
+
+    /// A byte typed, for the virtio console: whether it took it. `None`: there is none that a driver runs.
+    #[must_use]
+    pub fn push_input(&self, byte: u8) -> Option<bool> {
+        self.console.as_ref()?.push_input(byte)
     }
 
     fn slot(&self, slot: u32) -> Option<&Transport> {

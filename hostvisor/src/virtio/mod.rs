@@ -6,6 +6,7 @@
 
 pub mod blk;
 pub mod bus;
+pub mod console;
 pub mod device;
 pub mod mmio;
 pub mod net;

@@ -188,7 +188,7 @@ impl Build {
         let memory = Arc::new(GuestMemory::new(&self.holdings.blocks));
         Ok(Arc::new_cyclic(|vm: &Weak<Vm>| {
             let line = || Box::new(VmLine(vm.clone())) as Box<dyn Line>;
-            let virtio = Bus::new(&self.entry.manifest, &self.attached, &memory, &line);
+            let virtio = Bus::new(id, &self.entry.manifest, &self.attached, &memory, &line);
             Vm::new(id, instance, handle, pages, virtio, self.share)
         }))
     }

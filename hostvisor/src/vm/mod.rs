@@ -301,6 +301,9 @@ impl Vm {
 
     /// A byte for its console. False if it takes no more at present.
     pub fn input(self: &Arc<Self>, byte: u8) -> bool {
+        if let Some(taken) = self.virtio.push_input(byte) {
+            return taken;
+        }
         let (taken, line) = self.devices.lock().push_input(byte);
         self.follow(line);
         taken
