@@ -20,6 +20,8 @@ mod gic;
 #[cfg(target_os = "none")]
 mod micro;
 #[cfg(target_os = "none")]
+mod net;
+#[cfg(target_os = "none")]
 mod platform;
 #[cfg(target_os = "none")]
 mod psci;

@@ -9,6 +9,7 @@ mod exits;
 mod interrupts;
 mod memory;
 mod meter;
+mod net;
 mod switches;
 
 use crate::console::println;
@@ -52,6 +53,8 @@ static OPERATIONS: &[Operation] = &[
     one("fault-4k", memory::fault_page),
     one("fault-2m", memory::fault_block),
     one("share-unshare", memory::share),
+    one("net-out", net::out),
+    one("net-through", net::through),
     two("switch", switches::switch),
     two("switch-fp", switches::switch_fp),
     two("ipi-running", switches::ipi_running),

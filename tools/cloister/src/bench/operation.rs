@@ -74,6 +74,12 @@ pub(super) static OPERATIONS: &[Operation] = &[
         "MEM_SHARE and MEM_UNSHARE of a page",
         false,
     ),
+    operation("net-out", "virtio-net packet out, 1514 bytes", false),
+    operation(
+        "net-through",
+        "the same, out and in, with the receiver's interrupt",
+        false,
+    ),
     operation("switch", "switch to another vCPU of the CPU", false),
     operation("switch-fp", "the same, both use FP", false),
     Operation {
