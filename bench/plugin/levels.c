@@ -17,6 +17,11 @@
  *
  *   WINDOW NUMBER OPERATION ROUNDS CONTEXT INSTRUCTIONS ERETS SYSREGS TLBIS BARRIERS
  *
+ * and each time that the first instruction of a context is reached, or the start of a window, a line for each context
+ * in which something ran until then, from the machine's start. NAME is the context, or mark and the operation's number:
+ *
+ *   REACHED NAME CONTEXT INSTRUCTIONS
+ *
  * CONTEXT is el3; el2 (with VHE the host's kernel is in it); host.el1, host.el0; vmN.el1, vmN.el0 for the VM with
  * VMID N. Option hot=N adds the N hottest translation blocks of each window that are no guest's:
  *
@@ -110,6 +115,22 @@ static void find_registers(qemu_plugin_id_t id, unsigned int cpu)
 #define HCR_VM (UINT64_C(1) << 0)
 #define HCR_TGE (UINT64_C(1) << 27)
 
+static Counts snapshot(void)
+{
+    return inline_counts ? *(Counts *)qemu_plugin_scoreboard_find(board, 0) : now;
+}
+
+static void print_reached(const char *what)
+{
+    Counts counts = snapshot();
+    for (unsigned c = 0; c < context_count; c++) {
+        if (counts.count[c][INSTRUCTIONS]) {
+            fprintf(out, "REACHED %s %s %" PRIu64 "\n", what, contexts[c].name, counts.count[c][INSTRUCTIONS]);
+        }
+    }
+    fflush(out);
+}
+
 /*
  * The context of the code being translated. A block of instructions is of one exception level, and host and
  * guests are on different pages, so the answer holds for as long as the block is kept.
@@ -140,13 +161,10 @@ static unsigned current_context(void)
         fprintf(stderr, "levels: more than %d contexts\n", MAX_CONTEXTS);
         exit(1);
     }
+    /* Translated now, so executed next. */
+    print_reached(name);
     strcpy(contexts[context_count].name, name);
     return context_count++;
-}
-
-static Counts snapshot(void)
-{
-    return inline_counts ? *(Counts *)qemu_plugin_scoreboard_find(board, 0) : now;
 }
 
 /* Adds what ran since `start` to the window. */
@@ -210,6 +228,7 @@ enum { MARK_START = 0x60, MARK_END, MARK_PAUSE, MARK_RESUME };
 
 static void on_mark(unsigned int cpu, void *mark)
 {
+    char mark_name[32];
     (void)cpu;
     switch ((uintptr_t)mark) {
     case MARK_START:
@@ -218,6 +237,8 @@ static void on_mark(unsigned int cpu, void *mark)
         }
         ended = 0;
         window_id = read_register(x9);
+        snprintf(mark_name, sizeof(mark_name), "mark%" PRIu64, window_id);
+        print_reached(mark_name);
         memset(&window, 0, sizeof(window));
         for (unsigned i = 0; i < block_count; i++) {
             blocks[i].at_start = blocks[i].executions;

@@ -40,6 +40,9 @@ pub(super) fn write(folder: &Path) -> Result<()> {
         text.push_str("\n![Instructions for a micro-operation](plots/micro.svg)\n");
     }
     let _ = write!(text, "\n{}", app::report::markdown(&apps));
+    if let Some(starts) = app::start::read(folder)? {
+        let _ = write!(text, "\n{}", app::start::markdown(&starts));
+    }
     match &micro {
         Some(micro) => {
             let _ = write!(text, "\n{}", report::markdown(micro));
@@ -123,5 +126,6 @@ mod tests {
         let results = micro(folder).unwrap().unwrap();
         assert_eq!(results.contenders.len(), Contender::ALL.len());
         app::read_all(folder).unwrap();
+        app::start::read(folder).unwrap();
     }
 }

@@ -29,7 +29,7 @@ const GUEST_APPEND: &str = "console=ttyAMA0 loglevel=4 nokaslr kpti=off norandma
 #[derive(Debug)]
 pub(super) struct Job<'a> {
     pub(super) setting: &'a Setting,
-    /// All of one image.
+    /// All of one image; none for a guest that only starts and ends.
     pub(super) workloads: &'a [&'static Workload],
     pub(super) contender: Contender,
     pub(super) timeout: Duration,
@@ -59,7 +59,11 @@ impl Job<'_> {
     /// A name that no other run has.
     pub(super) fn name(&self) -> String {
         let workloads: Vec<&str> = self.workloads.iter().map(|w| w.name).collect();
-        let name = self.setting.name(&workloads.join("+"));
+        let workloads = match workloads.is_empty() {
+            true => "start".to_owned(),
+            false => workloads.join("+"),
+        };
+        let name = self.setting.name(&workloads);
         format!("{name}-{}", self.contender.name())
     }
 
@@ -102,15 +106,7 @@ impl Job<'_> {
     /// Runs it; gives what the KVM host says about itself, and each workload's figures or why there are none.
     pub(super) fn run(&self, prepared: &Prepared) -> Result<Outcome, String> {
         let log = self.file("log");
-        let ended = emulator::execute(&self.paths.qemu, &prepared.line, &log, self.timeout);
-        let bytes = fs::read(&log).map_err(|e| about(&log, &e))?;
-        let console = String::from_utf8_lossy(&bytes);
-        if ended.is_ok() {
-            emulator::check_mode(self.contender, &console)
-                .map_err(|why| format!("{why} (console: {})", log.display()))?;
-        }
-        let file = self.file("levels");
-        let counts = fs::read_to_string(&file).map_err(|e| about(&file, &e))?;
+        let (ended, console, counts) = self.boot(prepared)?;
         let mut windows = plugin_lines(&counts, self.contender == Contender::Native)?;
         let mut runs = BTreeMap::new();
         for (number, workload) in (1..).zip(self.workloads) {
@@ -136,6 +132,27 @@ impl Job<'_> {
         Ok(Outcome { host, runs })
     }
 
+    /// Runs a guest that only starts and ends; gives what the machine said, and the plugin's lines.
+    pub(super) fn execute(&self, prepared: &Prepared) -> Result<(String, String), String> {
+        let (ended, console, counts) = self.boot(prepared)?;
+        ended.map(|()| (console, counts))
+    }
+
+    /// Runs QEMU: how it ended, what the machine said, and the plugin's lines.
+    fn boot(&self, prepared: &Prepared) -> Result<(Result<(), String>, String, String), String> {
+        let log = self.file("log");
+        let ended = emulator::execute(&self.paths.qemu, &prepared.line, &log, self.timeout);
+        let bytes = fs::read(&log).map_err(|e| about(&log, &e))?;
+        let console = String::from_utf8_lossy(&bytes).into_owned();
+        if ended.is_ok() {
+            emulator::check_mode(self.contender, &console)
+                .map_err(|why| format!("{why} (console: {})", log.display()))?;
+        }
+        let file = self.file("levels");
+        let counts = fs::read_to_string(&file).map_err(|e| about(&file, &e))?;
+        Ok((ended, console, counts))
+    }
+
     fn append(&self) -> String {
         let names: Vec<&str> = self.workloads.iter().map(|w| w.name).collect();
         format!("{GUEST_APPEND} bench.run={}", names.join(","))
@@ -143,7 +160,7 @@ impl Job<'_> {
 
     fn images(&self) -> Result<Images, String> {
         let kernel = present(self.paths.kernel(), "make guest")?;
-        let image = self.workloads.first().map_or("no", |w| w.image);
+        let image = self.workloads.first().map_or("apps", |w| w.image);
         let image = format!("bench/images/{image}.cpio");
         let initrd = present(self.paths.build.join(image), "bench/fetch images")?;
         match self.contender.kvm() {

@@ -7,6 +7,7 @@ mod console;
 mod job;
 pub(super) mod report;
 mod results;
+pub(super) mod start;
 mod store;
 mod workload;
 
@@ -46,6 +47,8 @@ pub(crate) enum Named {
     Memcached(AppArgs),
     /// iperf3, one stream
     Iperf3(AppArgs),
+    /// A VM's start: to its first instruction, and to its user space
+    Start(AppArgs),
 }
 
 impl Named {
@@ -59,6 +62,7 @@ impl Named {
             Self::Redis(args) => (vec!["redis"], args),
             Self::Memcached(args) => (vec!["memcached"], args),
             Self::Iperf3(args) => (vec!["iperf3"], args),
+            Self::Start(args) => (Vec::new(), args),
         }
     }
 }
@@ -155,6 +159,10 @@ impl AppArgs {
         }
     }
 
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+
     fn setting(&self) -> Setting {
         Setting {
             vms: self.vms,
@@ -166,7 +174,9 @@ impl AppArgs {
 
 /// Every workload in one VM of one vCPU, then hackbench with more of either.
 pub(super) fn all(args: &AppArgs) -> Result<()> {
-    let mut first = run(&Named::Apps(args.clone()));
+    let mut first = run(&Named::Start(args.clone()));
+    let result = run(&Named::Apps(args.clone()));
+    first = first.and(result);
     for (vcpus, vms) in [(2, 1), (4, 1), (1, 2), (1, 4)] {
         let args = AppArgs {
             vcpus,
@@ -183,6 +193,9 @@ pub(super) fn all(args: &AppArgs) -> Result<()> {
 /// as one.
 pub(super) fn run(named: &Named) -> Result<()> {
     let (names, args) = named.parts();
+    if let Named::Start(args) = named {
+        return start::run(args);
+    }
     let workloads: Vec<&Workload> = names
         .iter()
         .filter_map(|name| workload::find(name))
@@ -204,7 +217,7 @@ pub(super) fn run(named: &Named) -> Result<()> {
             setting: &setting,
             workloads,
             contender,
-            timeout: Duration::from_secs(args.timeout),
+            timeout: args.timeout(),
             paths: &paths,
         })
         .collect();
@@ -261,16 +274,22 @@ fn estimate(args: &AppArgs, jobs: &[Job<'_>]) -> String {
     }
 }
 
+/// Whether there is such a machine.
+fn measurable(job: &Job<'_>) -> std::result::Result<(), String> {
+    match job.contender == Contender::Native && job.setting.vms > 1 {
+        true => Err("the machine itself is one, not several".to_owned()),
+        false => Ok(()),
+    }
+}
+
 /// All runs of one contender, for each workload. A run that fails takes the others with it: one alone shows no
 /// repeatability.
 fn measure(job: &Job<'_>, args: &AppArgs, qemu: &str) -> Vec<(&'static str, ContenderRuns)> {
     let mut all: Vec<_> = (job.workloads.iter())
         .map(|workload| (workload.name, ContenderRuns::new(job.contender)))
         .collect();
-    let mut measure = || {
-        if job.contender == Contender::Native && job.setting.vms > 1 {
-            return Err("the machine itself is one, not several".to_owned());
-        }
+    let mut measure = || -> std::result::Result<(), String> {
+        measurable(job)?;
         let prepared = job.prepare()?;
         let inputs = store::inputs(qemu, &prepared)?;
         for number in 1..=args.runs {
