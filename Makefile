@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants churn secret explore noninterference fuzz disks bench bench-micro bench-micro-update run test audit fmt lint clean
+.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants churn secret explore noninterference fuzz disks bench bench-micro bench-micro-update run demo test audit fmt lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BARE := $(TARGET)/aarch64-unknown-none-softfloat/release
@@ -98,6 +98,10 @@ $(IMAGES)/%.img: $(IMAGE_PARTS) | tool
 
 run: payload guest ## Boot a Debian VM under Cloister in QEMU; its console is this terminal
 	@$(TOOL) run --vm $(VM) $(ARGS)
+
+demo: payload guest guest-images ## Apache and Redis in two VMs: prints where they are, and how long a first request takes
+	@$(TOOL) run --vm examples/web.toml --vm examples/redis.toml --forward 8080:web:80 --forward 6379:redis:6379 \
+		--ask http://127.0.0.1:8080/ --ask redis://127.0.0.1:6379 $(ARGS)
 
 test: build guest hostile-payload ## Everything that CI checks
 	@tools/check
