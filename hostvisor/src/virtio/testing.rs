@@ -6,6 +6,7 @@ use super::mmio::{Transport, Written};
 use super::queue::Place;
 use crate::frames::BLOCK;
 use crate::hw::{self, TestRam};
+use crate::segment::Segment;
 use crate::vm::loader::RAM_BASE;
 use crate::vm::memory::GuestMemory;
 use alloc::boxed::Box;
@@ -55,6 +56,16 @@ impl TestGuest {
         } else {
             self.ram.base() + offset - BLOCK
         }
+    }
+
+    /// True if all of the segment is the guest's.
+    #[must_use]
+    pub fn has(&self, segment: &Segment) -> bool {
+        [self.ram.base(), self.ram.base() + 2 * BLOCK]
+            .iter()
+            .any(|&block| {
+                segment.pa >= block && segment.pa + u64::from(segment.len) <= block + BLOCK
+            })
     }
 
     /// Unused memory.

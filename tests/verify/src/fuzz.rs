@@ -1,6 +1,7 @@
 //! Bytes into everything that reads an adversary's bytes. A target panics if something is wrong; the
 //! fuzzers in `tests/fuzz` and the plain driver here ([`smoke`]) feed it.
 
+mod blk;
 mod inputs;
 mod targets;
 mod virtio;
@@ -8,6 +9,7 @@ mod virtio;
 use crate::rng::Rng;
 use std::time::{Duration, Instant};
 
+pub use blk::blk;
 pub use targets::{bundle, devices, hypercalls, traps, tree, vgic};
 pub use virtio::virtio;
 
@@ -22,7 +24,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target {
         name: "hypercalls",
         run: hypercalls,
@@ -56,6 +58,11 @@ pub const TARGETS: [Target; 7] = [
     Target {
         name: "virtio",
         run: virtio,
+        seeds: inputs::none,
+    },
+    Target {
+        name: "blk",
+        run: blk,
         seeds: inputs::none,
     },
 ];

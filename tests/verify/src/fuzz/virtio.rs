@@ -7,36 +7,58 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 /// VIRTIO_F_VERSION_1.
-const VERSION_1: u64 = 1 << 32;
+pub(super) const VERSION_1: u64 = 1 << 32;
 /// Both of VIRTIO_F_INDIRECT_DESC and VIRTIO_F_EVENT_IDX.
 const RING_FEATURES: u64 = 3 << 28;
 const STATUS: u64 = 0x70;
 
 /// Most words written to a guest's memory by a step.
 const BURST: u64 = 8;
+/// Where rings and buffers are: a page.
+pub(super) const PAGE: u64 = 0x4000_4000;
+/// Where in it buffers are.
+pub(super) const BUFFERS: u64 = PAGE + 0x800;
 
 /// A guest's accesses to registers and its writes to rings, whatever they are: nothing panics, every call comes to
 /// its end, a device that a well-behaved driver takes over after a reset works, and memory that is not the
 /// guest's is never reached (the simulated memory has none).
 pub fn virtio(bytes: &[u8]) {
-    std::thread_local! {
-        // Megabytes of it: made once. Contents of an earlier input stay, as memory does.
-        static GUEST: RefCell<TestGuest> = RefCell::new(TestGuest::new());
-    }
-    GUEST.with_borrow(|guest| drive(guest, bytes));
+    with_guest(|guest| {
+        let mut rng = Rng::Bytes(bytes);
+        let device = TestDevice::new(guest, false, |link| Arc::new(Entropy::new(link)));
+        abuse(guest, &device, VERSION_1, &mut rng, |_, _| ());
+        let mut queue = take_over(guest, &device, VERSION_1);
+        queue.add(guest, &[(BUFFERS, 64, true)]);
+        device.notify(0);
+        assert!(!device.is_broken(), "a reset does not heal the device");
+        assert!(queue.take(guest).is_some(), "the device does not come back");
+    });
 }
 
-fn drive(guest: &TestGuest, bytes: &[u8]) {
-    let mut rng = Rng::Bytes(bytes);
-    let device = TestDevice::new(guest, false, |link| Arc::new(Entropy::new(link)));
-    let base = 0x4000_4000;
+/// A guest with megabytes of memory: made once. Contents of an earlier input stay, as memory does.
+pub(super) fn with_guest(run: impl FnOnce(&TestGuest)) {
+    std::thread_local! {
+        static GUEST: RefCell<TestGuest> = RefCell::new(TestGuest::new());
+    }
+    GUEST.with_borrow(run);
+}
+
+/// A hostile driver of a device with one queue, and `more` of it every now and then.
+pub(super) fn abuse(
+    guest: &TestGuest,
+    device: &TestDevice,
+    features: u64,
+    rng: &mut Rng<'_>,
+    mut more: impl FnMut(&mut Rng<'_>, &mut TestQueue),
+) {
+    let base = PAGE;
     let mut queue = TestQueue::at(place(base, 16));
-    let features = VERSION_1 | if rng.one_in(2) { RING_FEATURES } else { 0 };
+    let features = features | if rng.one_in(2) { RING_FEATURES } else { 0 };
     if !rng.one_in(8) {
         device.start(features, &[&queue]);
     }
     while !rng.is_exhausted() {
-        match rng.below(8) {
+        match rng.below(10) {
             0 => device.set(4 * rng.below(128), rng.word() as u32),
             1 => {
                 let (offset, size) = (rng.below(0x200), 1 << rng.below(4));
@@ -53,8 +75,8 @@ fn drive(guest: &TestGuest, bytes: &[u8]) {
             }
             3 | 4 => {
                 let descriptor = Descriptor {
-                    address: address(&mut rng, base),
-                    len: length(&mut rng),
+                    address: address(rng, base),
+                    len: length(rng),
                     flags: rng.below(8) as u16,
                     next: rng.below(18) as u16,
                 };
@@ -62,18 +84,20 @@ fn drive(guest: &TestGuest, bytes: &[u8]) {
             }
             5 => queue.offer(guest, rng.below(18) as u16),
             6 => device.notify(rng.below(3) as u32),
-            _ => guest.share(base, !rng.one_in(4)),
+            7 => guest.share(base, !rng.one_in(4)),
+            _ => more(rng, &mut queue),
         }
     }
     guest.share(base, true);
+}
+
+/// A driver that keeps the rules resets the device and starts it anew.
+pub(super) fn take_over(guest: &TestGuest, device: &TestDevice, features: u64) -> TestQueue {
     device.set(STATUS, 0);
-    guest.write(base, &[0; 0x400]);
-    let mut queue = TestQueue::at(place(base, 16));
-    device.start(VERSION_1, &[&queue]);
-    queue.add(guest, &[(base + 0x800, 64, true)]);
-    device.notify(0);
-    assert!(!device.is_broken(), "a reset does not heal the device");
-    assert!(queue.take(guest).is_some(), "the device does not come back");
+    guest.write(PAGE, &[0; 0x400]);
+    let queue = TestQueue::at(place(PAGE, 16));
+    device.start(features, &[&queue]);
+    queue
 }
 
 fn place(base: u64, size: u16) -> hostvisor::virtio::queue::Place {
