@@ -49,9 +49,8 @@ disk_churn() {
     done
 }
 
-# Reads and writes sector by sector, past the page cache, until something goes wrong; and on from there.
+# Reads and writes, past the page cache, until something goes wrong; and on, until nothing does.
 disk_errors() {
-    sector=0
     until [ "$(cat /tmp/wrong 2>/dev/null)" ]; do
         echo "guest: disk works"
         sleep 0.2
@@ -59,5 +58,6 @@ disk_errors() {
         dd if=/dev/zero of=$disk bs=4k count=1 oflag=direct 2>/dev/null || echo write >>/tmp/wrong
     done
     echo "guest: disk failed: $(tr '\n' ' ' </tmp/wrong)"
-    dd if=/dev/zero of=$disk bs=4k count=16 oflag=direct 2>/dev/null && echo "guest: disk works again"
+    until dd if=/dev/zero of=$disk bs=4k count=16 oflag=direct 2>/dev/null; do sleep 0.2; done
+    echo "guest: disk works again"
 }
