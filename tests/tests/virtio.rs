@@ -2,7 +2,7 @@
 
 use tests::artifacts::Artifact;
 use tests::verdicts::Verdicts;
-use tests::{Machine, VmSpec};
+use tests::{Machine, VmSpec, image};
 
 #[test]
 fn a_hostile_driver_is_named_and_its_device_comes_back() {
@@ -62,4 +62,29 @@ fn a_virtio_console_speaks_and_hears_while_the_pl011_still_speaks() {
     run.send("good morning\r");
     run.expect("guest: hvc0 has heard good morning");
     run.wait_success();
+}
+
+#[test]
+fn a_hostile_disk_driver_is_named_and_its_neighbours_disk_works() {
+    let disk = |name: &str| image::blank(&format!("virtio-{name}"), 1 << 20);
+    let mallory = "disk-hostile,disk-private,disk-reset";
+    let mallory = VmSpec::test_guest("mallory", mallory).disk(&disk("mallory"));
+    let alice = VmSpec::test_guest("alice", "disk,disk,disk").open();
+    let mut run = Machine::new()
+        .cpus(2)
+        .vm(mallory)
+        .vm(alice.disk(&disk("alice")))
+        .start();
+    Verdicts::expect_all_pass(&mut run, &[]);
+    run.wait_success();
+    let text = run.text();
+    for what in [
+        "vm mallory: disk0: queue 0: a request without header; the device waits for a reset",
+        "vm mallory: disk0: queue 0: no room for a request's status; the device waits for a reset",
+        "vm mallory: disk0: queue 0: buffer to read behind one to write; the device waits for a reset",
+        "vm alice: powered off",
+    ] {
+        run.check(text.contains(what), what);
+    }
+    run.check(!text.contains("vm alice: disk"), "the wrong VM is blamed");
 }
