@@ -81,11 +81,6 @@ pub fn pool_add(_start: u64, _end: u64) -> bool {
 }
 
 /// No.
-pub fn pool_fill(_start: u64, _bytes: u64, _fill: impl FnOnce(&mut [u8])) -> bool {
-    false
-}
-
-/// No.
 pub fn pool_zero(_start: u64, _bytes: u64) -> bool {
     false
 }

@@ -52,31 +52,18 @@ impl<'a> Contents<'a> {
         &self.pieces
     }
 
-    /// Fills `chunk` with what the memory holds from `ipa` on.
-    pub fn fill(&self, ipa: Ipa, chunk: &mut [u8]) {
-        chunk.fill(0);
-        for piece in &self.pieces {
-            let (skip_chunk, skip_piece) = match piece.ipa.0.checked_sub(ipa.0) {
+    /// What of the files lies in the `len` bytes from `ipa` on: how far from `ipa`, and the bytes. Zeros are
+    /// everywhere else.
+    pub fn parts(&self, ipa: Ipa, len: u64) -> impl Iterator<Item = (u64, &'a [u8])> {
+        self.pieces.iter().filter_map(move |piece| {
+            let (offset, skipped) = match piece.ipa.0.checked_sub(ipa.0) {
                 Some(ahead) => (ahead, 0),
                 None => (0, ipa.0.saturating_sub(piece.ipa.0)),
             };
-            let index = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-            let to = chunk.get_mut(index(skip_chunk)..).unwrap_or_default();
-            let from = piece.bytes.get(index(skip_piece)..).unwrap_or_default();
-            let len = to.len().min(from.len());
-            if let (Some(to), Some(from)) = (to.get_mut(..len), from.get(..len)) {
-                to.copy_from_slice(from);
-            }
-        }
-    }
-
-    /// True if the `len` bytes from `ipa` on belong to no file: all zeros.
-    #[must_use]
-    pub fn is_blank(&self, ipa: Ipa, len: u64) -> bool {
-        let end = ipa.0.saturating_add(len);
-        self.pieces.iter().all(|piece| {
-            let piece_end = piece.ipa.0.saturating_add(piece.bytes.len() as u64);
-            piece.bytes.is_empty() || piece_end <= ipa.0 || end <= piece.ipa.0 || len == 0
+            let room = usize::try_from(len.checked_sub(offset)?).unwrap_or(usize::MAX);
+            let bytes = piece.bytes.get(usize::try_from(skipped).ok()?..)?;
+            let bytes = bytes.get(..room).unwrap_or(bytes);
+            (!bytes.is_empty()).then_some((offset, bytes))
         })
     }
 }
@@ -130,9 +117,12 @@ mod tests {
             let mut filled = Vec::new();
             while filled.len() < memory.len() {
                 let ipa = Ipa(1000 + filled.len() as u64);
-                let mut bytes = vec![0xff; chunk];
-                contents.fill(ipa, &mut bytes);
-                prop_assert_eq!(contents.is_blank(ipa, chunk as u64), bytes.iter().all(|&b| b == 0));
+                let mut bytes = vec![0; chunk];
+                for (offset, part) in contents.parts(ipa, chunk as u64) {
+                    let offset = offset as usize;
+                    // Beyond the chunk this panics.
+                    bytes[offset..offset + part.len()].copy_from_slice(part);
+                }
                 filled.extend(bytes);
             }
             filled.truncate(memory.len());
@@ -142,8 +132,9 @@ mod tests {
         #[test]
         fn any_address_is_answered(ipa: u64, len: u64) {
             let contents = Contents::new(&layout(9, 9), &[1; 9], &[1; 9], &[1; 9]);
-            let _ = contents.is_blank(Ipa(ipa), len);
-            contents.fill(Ipa(ipa), &mut [0; 64]);
+            for (offset, part) in contents.parts(Ipa(ipa), len) {
+                prop_assert!(offset + part.len() as u64 <= len);
+            }
         }
     }
 }

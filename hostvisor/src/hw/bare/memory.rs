@@ -58,22 +58,6 @@ pub(super) fn wholly_in_pool(start: u64, bytes: u64) -> bool {
     ranges().any(|(s, e)| s <= start && end <= e)
 }
 
-/// Lets `fill` write `bytes` of pool memory at `start`, whose contents it must not rely on. False, and `fill`
-/// is not called, if that is not pool memory. Not to be nested.
-pub fn pool_fill(start: u64, bytes: u64, fill: impl FnOnce(&mut [u8])) -> bool {
-    static ONE: Mutex<()> = Mutex::new(());
-    if !wholly_in_pool(start, bytes) {
-        return false;
-    }
-    let Some(_one) = ONE.try_lock() else {
-        return false;
-    };
-    // SAFETY: pool memory is mapped, no Rust object lives in it, every bit pattern is a u8, and the lock
-    // makes this the only slice over it.
-    fill(unsafe { core::slice::from_raw_parts_mut(start as *mut u8, bytes as usize) });
-    true
-}
-
 /// Zeroes pool memory. False if it is not pool memory.
 pub fn pool_zero(start: u64, bytes: u64) -> bool {
     if !wholly_in_pool(start, bytes) {

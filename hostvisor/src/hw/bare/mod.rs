@@ -18,8 +18,8 @@ pub use dma::{Dma, dma_acquire, dma_fence, dma_release};
 pub use entry::start_cpu;
 pub use heap::{heap_add, heap_stats};
 pub use memory::{
-    RunPage, boot_bytes, boot_words, pool_add, pool_clean, pool_fill, pool_zero, probe,
-    probe_write, publish_code,
+    RunPage, boot_bytes, boot_words, pool_add, pool_clean, pool_zero, probe, probe_write,
+    publish_code,
 };
 pub use mmio::Mmio;
 pub use mmu::map_ram;
