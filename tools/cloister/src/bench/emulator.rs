@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::Args;
+
 use super::contender::Contender;
 use crate::error::io_reason;
 use crate::run::{HEADLESS, REPEATABLE};
@@ -20,12 +22,20 @@ pub(super) const HOST_APPEND: &str =
     "console=ttyAMA0 loglevel=4 nokaslr cryptomgr.notests norandmaps kvm.halt_poll_ns=0";
 
 /// Where everything is.
-#[derive(Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct Paths {
-    /// QEMU.
-    pub(super) qemu: PathBuf,
-    /// What `make` builds and fetches: `build`.
+    /// What 'make' builds and fetches
+    #[arg(long, value_name = "FOLDER", default_value = "build")]
     pub(super) build: PathBuf,
+
+    /// QEMU program
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "CLOISTER_QEMU",
+        default_value = "qemu-system-aarch64"
+    )]
+    pub(super) qemu: PathBuf,
 }
 
 impl Paths {

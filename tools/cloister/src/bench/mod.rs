@@ -48,17 +48,9 @@ pub(crate) enum Bench {
     },
 }
 
-/// Options of `cloister bench micro`.
-#[derive(Args, Debug)]
-pub(crate) struct MicroArgs {
-    /// Measure this contender only; may be repeated: native, cloister-open, cloister-protected, kvm-nvhe, kvm-vhe, pkvm
-    #[arg(long, value_name = "CONTENDER")]
-    only: Vec<Contender>,
-
-    /// Measure this operation only; may be repeated
-    #[arg(long, value_name = "NAME")]
-    operation: Vec<String>,
-
+/// Options of every benchmark.
+#[derive(Args, Clone, Debug)]
+struct Common {
     /// CPU model of the machine, as QEMU names it; KVM's VHE mode needs one that has it
     #[arg(long, value_name = "MODEL", default_value = "neoverse-n1")]
     cpu: String,
@@ -66,6 +58,28 @@ pub(crate) struct MicroArgs {
     /// How often everything is measured
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=9))]
     runs: u32,
+
+    /// Where results/NAME.json, REPORT.md and micro.toml are
+    #[arg(long, value_name = "FOLDER", default_value = "bench")]
+    folder: PathBuf,
+
+    #[command(flatten)]
+    paths: Paths,
+}
+
+/// Options of `cloister bench micro`.
+#[derive(Args, Debug)]
+pub(crate) struct MicroArgs {
+    #[command(flatten)]
+    common: Common,
+
+    /// Measure this contender only; may be repeated: native, cloister-open, cloister-protected, kvm-nvhe, kvm-vhe, pkvm
+    #[arg(long, value_name = "CONTENDER")]
+    only: Vec<Contender>,
+
+    /// Measure this operation only; may be repeated
+    #[arg(long, value_name = "NAME")]
+    operation: Vec<String>,
 
     /// Only compare Cloister's figures with bench/micro.toml: status 1 if one has grown by more than 3 %
     #[arg(long)]
@@ -75,26 +89,9 @@ pub(crate) struct MicroArgs {
     #[arg(long, conflicts_with_all = ["guard", "operation", "only"])]
     update: bool,
 
-    /// Where results/micro.json, REPORT.md and micro.toml are
-    #[arg(long, value_name = "FOLDER", default_value = "bench")]
-    folder: PathBuf,
-
-    /// What 'make' builds and fetches
-    #[arg(long, value_name = "FOLDER", default_value = "build")]
-    build: PathBuf,
-
     /// End a run of QEMU after SECS seconds
     #[arg(long, value_name = "SECS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
-
-    /// QEMU program
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "CLOISTER_QEMU",
-        default_value = "qemu-system-aarch64"
-    )]
-    qemu: PathBuf,
 }
 
 /// Carries out `cloister bench`.
@@ -132,8 +129,8 @@ fn all(args: &app::AppArgs) -> Result<()> {
 
 /// Whether the micro-operations of this very version have been measured, with nothing changed since its commit.
 fn is_measured(args: &app::AppArgs) -> Result<bool> {
-    let known = document::micro(&args.folder)?;
-    let now = versions::find(&args.paths())?;
+    let known = document::micro(&args.common.folder)?;
+    let now = versions::find(&args.common.paths)?;
     Ok(known.is_some_and(|known| known.versions == now && !now.cloister.contains("-dirty")))
 }
 
@@ -148,13 +145,13 @@ fn micro(args: &MicroArgs) -> Result<()> {
         }
     }
     if args.guard
-        && let Some(why) = versions::too_old(&args.qemu)?
+        && let Some(why) = versions::too_old(&args.common.paths.qemu)?
     {
         progress(format_args!("bench: not run: {why}"));
         return Ok(());
     }
     let results = measure(args)?;
-    let baseline = args.folder.join("micro.toml");
+    let baseline = args.common.folder.join("micro.toml");
     if args.update {
         if let Some(why) = first_failure(&results) {
             return Err(Error::machine(format_args!(
@@ -188,16 +185,12 @@ fn first_failure(results: &Results) -> Option<String> {
 
 /// Runs everything that the options choose.
 fn measure(args: &MicroArgs) -> Result<Results> {
-    let paths = Paths {
-        qemu: args.qemu.clone(),
-        build: args.build.clone(),
-    };
     let quick = args.guard || args.update;
     let mut contenders: Vec<Contender> = Contender::ALL.to_vec();
     contenders.retain(|c| args.only.is_empty() || args.only.contains(c));
     contenders.retain(|c| c.is_cloister() || !quick);
-    let runs = if quick { 1 } else { args.runs };
-    let split = !quick && paths.plugin().is_some();
+    let runs = if quick { 1 } else { args.common.runs };
+    let split = !quick && args.common.paths.plugin().is_some();
     if !quick && !split {
         progress(
             "bench: build/bench/levels.so is missing ('bench/fetch plugin' makes it): no split by exception level",
@@ -212,18 +205,18 @@ fn measure(args: &MicroArgs) -> Result<Results> {
                 machines.push(Job {
                     contender,
                     cpus,
-                    cpu: &args.cpu,
+                    cpu: &args.common.cpu,
                     operations,
                     split,
                     timeout: Duration::from_secs(args.timeout),
-                    paths: &paths,
+                    paths: &args.common.paths,
                 });
             }
         }
     }
     let mut results = Results {
-        versions: versions::find(&paths)?,
-        cpu: args.cpu.clone(),
+        versions: versions::find(&args.common.paths)?,
+        cpu: args.common.cpu.clone(),
         split,
         contenders: contenders.into_iter().map(ContenderResults::new).collect(),
     };
@@ -276,12 +269,12 @@ fn announce(job: &Job<'_>, done: usize, total: usize, begin: Instant) {
 
 /// Writes results and report.
 fn publish(args: &MicroArgs, results: &Results) -> Result<()> {
-    let json = args.folder.join("results/micro.json");
+    let json = args.common.folder.join("results/micro.json");
     let mut text = serde_json::to_string_pretty(results).map_err(Error::config)?;
     text.push('\n');
     write(&json, text.as_bytes())?;
     progress(format_args!("bench: {} written", json.display()));
-    document::write(&args.folder)
+    document::write(&args.common.folder)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

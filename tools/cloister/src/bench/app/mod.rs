@@ -18,8 +18,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 
 use super::contender::Contender;
-use super::emulator::Paths;
-use super::{MicroArgs, document, report::percent, versions, write};
+use super::{Common, MicroArgs, document, report::percent, versions, write};
 use crate::error::{Error, Result};
 use crate::progress;
 use job::Job;
@@ -70,6 +69,9 @@ impl Named {
 /// Options of `cloister bench NAME`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AppArgs {
+    #[command(flatten)]
+    pub(super) common: Common,
+
     /// Compare Cloister with this one: native, kvm (kvm-nvhe and kvm-vhe), pkvm, or all; may be repeated
     #[arg(long, value_name = "CONTENDER", default_value = "all")]
     against: Vec<Group>,
@@ -82,34 +84,9 @@ pub(crate) struct AppArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
     vcpus: u32,
 
-    /// CPU model of the machine, as QEMU names it; KVM's VHE mode needs one that has it
-    #[arg(long, value_name = "MODEL", default_value = "neoverse-n1")]
-    cpu: String,
-
-    /// How often everything is measured
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=9))]
-    runs: u32,
-
-    /// Where results/NAME.json and REPORT.md are
-    #[arg(long, value_name = "FOLDER", default_value = "bench")]
-    pub(super) folder: PathBuf,
-
-    /// What 'make' builds and fetches
-    #[arg(long, value_name = "FOLDER", default_value = "build")]
-    build: PathBuf,
-
     /// End a run of QEMU after SECS seconds
     #[arg(long, value_name = "SECS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
-
-    /// QEMU program
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "CLOISTER_QEMU",
-        default_value = "qemu-system-aarch64"
-    )]
-    qemu: PathBuf,
 }
 
 /// Whom Cloister is compared with.
@@ -139,23 +116,12 @@ impl AppArgs {
     /// The same for micro-operations.
     pub(super) fn micro(&self) -> MicroArgs {
         MicroArgs {
+            common: self.common.clone(),
             only: Vec::new(),
             operation: Vec::new(),
-            cpu: self.cpu.clone(),
-            runs: self.runs,
             guard: false,
             update: false,
-            folder: self.folder.clone(),
-            build: self.build.clone(),
             timeout: self.timeout,
-            qemu: self.qemu.clone(),
-        }
-    }
-
-    pub(super) fn paths(&self) -> Paths {
-        Paths {
-            qemu: self.qemu.clone(),
-            build: self.build.clone(),
         }
     }
 
@@ -167,7 +133,7 @@ impl AppArgs {
         Setting {
             vms: self.vms,
             vcpus: self.vcpus,
-            cpu: self.cpu.clone(),
+            cpu: self.common.cpu.clone(),
         }
     }
 }
@@ -200,9 +166,9 @@ pub(super) fn run(named: &Named) -> Result<()> {
         .iter()
         .filter_map(|name| workload::find(name))
         .collect();
-    let paths = args.paths();
+    let paths = &args.common.paths;
     let setting = args.setting();
-    let versions = versions::find(&paths)?;
+    let versions = versions::find(paths)?;
     let mut by_image = workloads.clone();
     by_image.sort_by_key(|workload| workload.image);
     let boots: Vec<&[&Workload]> = by_image.chunk_by(|a, b| a.image == b.image).collect();
@@ -218,7 +184,7 @@ pub(super) fn run(named: &Named) -> Result<()> {
             workloads,
             contender,
             timeout: args.timeout(),
-            paths: &paths,
+            paths,
         })
         .collect();
     let mut apart = Ok(());
@@ -246,7 +212,7 @@ pub(super) fn run(named: &Named) -> Result<()> {
         for results in &all {
             publish(args, results)?;
         }
-        document::write(&args.folder)?;
+        document::write(&args.common.folder)?;
         apart = apart.and(all.iter().try_for_each(check));
     }
     apart
@@ -267,9 +233,9 @@ fn check(results: &AppResults) -> Result<()> {
 
 /// How long `jobs` will take, from how long they took before; nothing if any of them was never run.
 fn estimate(args: &AppArgs, jobs: &[Job<'_>]) -> String {
-    let each = |job: &Job<'_>| Place::new(&args.build, &job.name(), 1).seconds();
+    let each = |job: &Job<'_>| Place::new(&args.common.paths.build, &job.name(), 1).seconds();
     match jobs.iter().map(each).sum::<Option<u64>>() {
-        Some(seconds) => format!(", at most {} s left", seconds * u64::from(args.runs)),
+        Some(seconds) => format!(", at most {} s left", seconds * u64::from(args.common.runs)),
         None => String::new(),
     }
 }
@@ -292,8 +258,8 @@ fn measure(job: &Job<'_>, args: &AppArgs, qemu: &str) -> Vec<(&'static str, Cont
         measurable(job)?;
         let prepared = job.prepare()?;
         let inputs = store::inputs(qemu, &prepared)?;
-        for number in 1..=args.runs {
-            let place = Place::new(&args.build, &job.name(), number);
+        for number in 1..=args.common.runs {
+            let place = Place::new(&args.common.paths.build, &job.name(), number);
             let finished = match place.get(&inputs) {
                 Some(finished) => finished,
                 None => {
@@ -327,7 +293,7 @@ fn measure(job: &Job<'_>, args: &AppArgs, qemu: &str) -> Vec<(&'static str, Cont
 /// Writes the results.
 fn publish(args: &AppArgs, results: &AppResults) -> Result<()> {
     let file = format!("results/{}.json", results.setting.name(&results.workload));
-    let file = args.folder.join(file);
+    let file = args.common.folder.join(file);
     let mut text = serde_json::to_string_pretty(results).map_err(Error::config)?;
     text.push('\n');
     write(&file, text.as_bytes())?;

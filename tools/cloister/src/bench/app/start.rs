@@ -56,12 +56,12 @@ pub(in crate::bench) struct Starts {
 
 /// Measures and publishes.
 pub(super) fn run(args: &AppArgs) -> Result<()> {
-    let (paths, setting) = (args.paths(), args.setting());
+    let (paths, setting) = (&args.common.paths, args.setting());
     if (setting.vms, setting.vcpus) != (1, 1) {
         return Err(Error::config("bench start: one VM with one vCPU only"));
     }
     let mut starts = Starts {
-        versions: versions::find(&paths)?,
+        versions: versions::find(paths)?,
         setting: setting.clone(),
         contenders: Vec::new(),
     };
@@ -72,7 +72,7 @@ pub(super) fn run(args: &AppArgs) -> Result<()> {
             workloads: &[],
             contender,
             timeout: args.timeout(),
-            paths: &paths,
+            paths,
         };
         let mut of_contender = ContenderStarts {
             name: contender,
@@ -80,7 +80,7 @@ pub(super) fn run(args: &AppArgs) -> Result<()> {
             not_run: None,
             runs: Vec::new(),
         };
-        if let Err(why) = measure(&job, args.runs, &mut of_contender) {
+        if let Err(why) = measure(&job, args.common.runs, &mut of_contender) {
             progress(format_args!(
                 "bench: start, {}: not run: {why}",
                 contender.title()
@@ -92,8 +92,11 @@ pub(super) fn run(args: &AppArgs) -> Result<()> {
     }
     let mut text = serde_json::to_string_pretty(&starts).map_err(Error::config)?;
     text.push('\n');
-    super::write(&args.folder.join("results/start.json"), text.as_bytes())?;
-    crate::bench::document::write(&args.folder)
+    super::write(
+        &args.common.folder.join("results/start.json"),
+        text.as_bytes(),
+    )?;
+    crate::bench::document::write(&args.common.folder)
 }
 
 fn measure(job: &Job<'_>, runs: u32, to: &mut ContenderStarts) -> std::result::Result<(), String> {
