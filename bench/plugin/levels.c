@@ -17,8 +17,9 @@
  *
  *   WINDOW NUMBER OPERATION ROUNDS CONTEXT INSTRUCTIONS ERETS SYSREGS TLBIS BARRIERS
  *
- * and each time that the first instruction of a context is reached, or the start of a window, a line for each context
- * in which something ran until then, from the machine's start. NAME is the context, or mark and the operation's number:
+ * and each time that the first instruction of a context is reached, or the start of a window, and when the machine is
+ * off, a line for each context in which something ran until then, from the machine's start. NAME is the context, or mark
+ * and the operation's number, or off:
  *
  *   REACHED NAME CONTEXT INSTRUCTIONS
  *
@@ -348,6 +349,12 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
     }
 }
 
+static void on_exit(qemu_plugin_id_t id, void *nothing)
+{
+    (void)id, (void)nothing;
+    print_reached("off");
+}
+
 QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc, char **argv)
 {
     if (strcmp(info->target_name, "aarch64") || !info->system_emulation) {
@@ -385,5 +392,6 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_
     }
     qemu_plugin_register_vcpu_init_cb(id, find_registers);
     qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
+    qemu_plugin_register_atexit_cb(id, on_exit, NULL);
     return 0;
 }

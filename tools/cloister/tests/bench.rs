@@ -22,6 +22,7 @@ for word in "$@"; do
 done
 echo "WINDOW 1 1 1 host.el1 GUEST 0 0 0 0" >"$out"
 echo "BENCH done hackbench operations=120000 unit=messages ticks=900 status=0"
+echo "BENCH done secantusdb operations=2000 unit=operations ticks=900 status=0"
 "#;
 
 /// A folder with what a native run needs, and nothing of the other contenders.
@@ -76,10 +77,14 @@ impl Folder {
         fs::read_to_string(self.path().join(name)).unwrap()
     }
 
+    fn results(&self, workload: &str) -> Value {
+        let results = self.read(&format!("bench/results/{workload}.json"));
+        serde_json::from_str(&results).unwrap()
+    }
+
     /// `contenders[NAME]` of the results.
     fn contender(&self, name: &str) -> Value {
-        let results = self.read("bench/results/hackbench.json");
-        let results: Value = serde_json::from_str(&results).unwrap();
+        let results = self.results("hackbench");
         let all = results["contenders"].as_array().unwrap();
         all.iter().find(|c| c["name"] == name).unwrap().clone()
     }
@@ -162,6 +167,37 @@ fn runs_too_far_apart_fail_and_are_kept_for_to_see() {
             .read("bench/REPORT.md")
             .contains("Furthest apart: 4.00 %")
     );
+}
+
+#[test]
+fn a_server_is_run_if_the_user_supplies_it_and_named_by_what_it_is() {
+    let folder = Folder::new();
+    folder.write("build/bench/images/mongodb.cpio", "");
+    folder.write("server", "abc");
+    let mongodb = ["mongodb", "--against", "native"];
+    assert!(folder.bench(&mongodb).status.success());
+    assert_eq!(folder.runs(), 0);
+    for (workload, missing) in [
+        ("mongodb", "no mongod was supplied: --mongod PATH"),
+        ("secantusdb", "no secantusd was supplied: --secantusd PATH"),
+    ] {
+        assert_eq!(
+            folder.results(workload)["contenders"][0]["not_run"],
+            missing
+        );
+    }
+    let with_server = [&mongodb[..], &["--secantusd", "server"]].concat();
+    assert!(folder.bench(&with_server).status.success());
+    assert_eq!(folder.runs(), 2);
+    let results = folder.results("secantusdb");
+    let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(
+        results["packages"][0],
+        format!("server with SHA-256 {digest}")
+    );
+    assert_eq!(results["contenders"][0]["runs"][0]["operations"], 2000);
+    let other = folder.results("mongodb");
+    assert_eq!(other["contenders"][0]["runs"].as_array().unwrap().len(), 0);
 }
 
 #[test]

@@ -11,6 +11,13 @@ use crate::error::{Error, Result, io_reason};
 /// Oldest QEMU whose processors take `cntfrq`.
 const OLDEST: u32 = 9;
 
+/// What benchmarks write, as git leaves it out.
+const RESULTS: [&str; 3] = [
+    ":(exclude)bench/results",
+    ":(exclude)bench/plots",
+    ":(exclude)bench/REPORT.md",
+];
+
 /// Finds all of it; what is not there is said to be missing.
 pub(super) fn find(paths: &Paths) -> Result<Versions> {
     Ok(Versions {
@@ -36,9 +43,28 @@ pub(super) fn packages(lock: &Path, names: &[&str]) -> Vec<String> {
     names.iter().map(version).collect()
 }
 
-fn cloister() -> String {
-    let commit = first_line(Path::new("git"), &["describe", "--always", "--dirty"]);
-    let commit = commit.map_or_else(String::new, |c| format!(" ({c})"));
+/// A program that the user supplied: its file's name, and what it is.
+pub(super) fn program(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut command = Command::new("sha256sum");
+    let output = command.arg(path).output().map(|output| output.stdout);
+    let text = String::from_utf8_lossy(&output.unwrap_or_default()).into_owned();
+    let digest = text.split(' ').next().filter(|digest| digest.len() == 64);
+    format!("{name} with SHA-256 {}", digest.unwrap_or("unknown"))
+}
+
+/// Cloister's version, with the commit of its tree; "-dirty" if that has changes beside what a benchmark writes.
+pub(super) fn cloister() -> String {
+    let git = |arguments: &[&str]| first_line(Path::new("git"), arguments);
+    let changed = [
+        &["status", "--porcelain", "--untracked-files=no", "--", "."][..],
+        &RESULTS,
+    ];
+    let commit = match git(&["describe", "--always"]) {
+        Some(commit) if git(&changed.concat()).is_some() => format!(" ({commit}-dirty)"),
+        Some(commit) => format!(" ({commit})"),
+        None => String::new(),
+    };
     format!("{}{commit}", env!("CARGO_PKG_VERSION"))
 }
 

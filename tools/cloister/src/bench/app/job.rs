@@ -14,13 +14,15 @@ use super::workload::Workload;
 use crate::bench::contender::Contender;
 use crate::bench::emulator::{self, HOST_APPEND, Images, Machine, Paths, about, present};
 use crate::bench::sample::plugin_lines;
+use crate::bench::versions;
 use crate::{assign, pack, vmfile};
 
-/// Memory of each guest, and what a kernel without hypervisor may use of the machine's.
-const GUEST_MEMORY: &str = "512M";
-/// Memory of the machine with one VM, and what each further VM adds: its own, and its share of bundles.
-const MACHINE_MEGABYTES: u32 = 2048;
-const MEGABYTES_PER_VM: u32 = 768;
+/// Memory of the machine beside its VMs': a KVM host and what it unpacks, or Cloister. Each VM adds its own, and what
+/// is in a bundle for it.
+const MACHINE_MEGABYTES: u32 = 1280;
+const MEGABYTES_PER_VM: u32 = 256;
+/// For how many seconds a guest that only starts and ends is up.
+const LINGER: u32 = 2;
 /// The guest kernel's command line: what makes runs differ, or costs the same everywhere and hides the rest.
 const GUEST_APPEND: &str = "console=ttyAMA0 loglevel=4 nokaslr kpti=off norandmaps \
                             randomize_kstack_offset=off cryptomgr.notests rdinit=/bench/init";
@@ -31,6 +33,8 @@ pub(super) struct Job<'a> {
     pub(super) setting: &'a Setting,
     /// All of one image; none for a guest that only starts and ends.
     pub(super) workloads: &'a [&'static Workload],
+    /// Programs that the guest has beside the image's, by name: the user's files.
+    pub(super) programs: &'a [(&'static str, PathBuf)],
     pub(super) contender: Contender,
     pub(super) timeout: Duration,
     pub(super) paths: &'a Paths,
@@ -51,6 +55,8 @@ pub(super) struct Prepared {
 pub(super) struct Outcome {
     /// What the KVM host says about itself.
     pub(super) host: Option<String>,
+    /// Cloister's version, if it was what ran.
+    pub(super) cloister: Option<String>,
     /// By workload: figures, or why there are none.
     pub(super) runs: BTreeMap<String, Result<Run, String>>,
 }
@@ -92,7 +98,8 @@ impl Job<'_> {
             contender: self.contender,
             cpus: self.setting.vcpus,
             cpu: &self.setting.cpu,
-            megabytes: MACHINE_MEGABYTES + (self.setting.vms - 1) * MEGABYTES_PER_VM,
+            megabytes: MACHINE_MEGABYTES
+                + self.setting.vms * (self.setting.megabytes + MEGABYTES_PER_VM),
         };
         let line = machine.arguments(Some(&plugin), images);
         let command = emulator::command_line(&self.paths.qemu, &line);
@@ -129,7 +136,12 @@ impl Job<'_> {
             runs.insert(workload.name.to_owned(), run());
         }
         let host = emulator::host_line(&console);
-        Ok(Outcome { host, runs })
+        let cloister = self.contender.is_cloister().then(versions::cloister);
+        Ok(Outcome {
+            host,
+            cloister,
+            runs,
+        })
     }
 
     /// Runs a guest that only starts and ends; gives what the machine said, and the plugin's lines.
@@ -155,19 +167,20 @@ impl Job<'_> {
 
     fn append(&self) -> String {
         let names: Vec<&str> = self.workloads.iter().map(|w| w.name).collect();
-        format!("{GUEST_APPEND} bench.run={}", names.join(","))
+        match names.is_empty() {
+            true => format!("{GUEST_APPEND} bench.linger={LINGER}"),
+            false => format!("{GUEST_APPEND} bench.run={}", names.join(",")),
+        }
     }
 
     fn images(&self) -> Result<Images, String> {
         let kernel = present(self.paths.kernel(), "make guest")?;
-        let image = self.workloads.first().map_or("apps", |w| w.image);
-        let image = format!("bench/images/{image}.cpio");
-        let initrd = present(self.paths.build.join(image), "bench/fetch images")?;
+        let initrd = self.guest()?;
         match self.contender.kvm() {
             None if self.contender == Contender::Native => Ok(Images {
                 kernel,
                 initrd: Some(initrd),
-                append: format!("{} mem={GUEST_MEMORY}", self.append()),
+                append: format!("{} mem={}M", self.append(), self.setting.megabytes),
             }),
             None => Ok(Images {
                 kernel: self.paths.payload()?,
@@ -178,11 +191,34 @@ impl Job<'_> {
                 initrd: Some(self.host(&kernel, &initrd)?),
                 kernel,
                 append: format!(
-                    "{HOST_APPEND} {mode} bench.vcpus={} bench.vms={}",
-                    self.setting.vcpus, self.setting.vms
+                    "{HOST_APPEND} {mode} bench.vcpus={} bench.vms={} bench.megabytes={}",
+                    self.setting.vcpus, self.setting.vms, self.setting.megabytes
                 ),
             }),
         }
+    }
+
+    /// The guest's initramfs.
+    fn guest(&self) -> Result<PathBuf, String> {
+        // All workloads are of one image, and any image does for a guest that only starts.
+        let image = self.workloads.first().map_or("apps", |w| w.image);
+        let image = format!("bench/images/{image}.cpio");
+        let image = present(self.paths.build.join(image), "bench/fetch")?;
+        if self.programs.is_empty() {
+            return Ok(image);
+        }
+        let mut programs = bundle::newc::Writer::new();
+        for (name, path) in self.programs {
+            let program = fs::read(path).map_err(|e| about(path, &e))?;
+            let added = programs.file(&format!("bench/{name}"), &program);
+            added.map_err(|e| e.to_string())?;
+        }
+        // The kernel unpacks archives that follow each other.
+        let mut bytes = fs::read(&image).map_err(|e| about(&image, &e))?;
+        bytes.extend(programs.finish());
+        let file = self.file("guest.cpio");
+        fs::write(&file, bytes).map_err(|e| about(&file, &e))?;
+        Ok(file)
     }
 
     /// The bundle of the guests.
@@ -194,11 +230,12 @@ impl Job<'_> {
             let mut text = String::new();
             let _ = write!(
                 text,
-                "name = \"bench-{number}\"\nkernel = {:?}\ninitrd = {:?}\nvcpus = {}\nmemory = \"{GUEST_MEMORY}\"\n\
+                "name = \"bench-{number}\"\nkernel = {:?}\ninitrd = {:?}\nvcpus = {}\nmemory = \"{}M\"\n\
                  append = \"{}\"\nprotected = {}\non-reboot = \"stop\"\n",
                 kernel.display().to_string(),
                 initrd.display().to_string(),
                 self.setting.vcpus,
+                self.setting.megabytes,
                 self.append(),
                 self.contender == Contender::Protected
             );

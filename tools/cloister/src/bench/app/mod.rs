@@ -18,9 +18,11 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 
 use super::contender::Contender;
+use super::results::Versions;
 use super::{Common, MicroArgs, document, report::percent, versions, write};
 use crate::error::{Error, Result};
 use crate::progress;
+use crate::size::Size;
 use job::Job;
 use results::{AppResults, ContenderRuns, Setting};
 use store::Place;
@@ -46,6 +48,8 @@ pub(crate) enum Named {
     Memcached(AppArgs),
     /// iperf3, one stream
     Iperf3(AppArgs),
+    /// A server that speaks MongoDB's protocol, and YCSB's workload A: --mongod, --secantusd
+    Mongodb(AppArgs),
     /// A VM's start: to its first instruction, and to its user space
     Start(AppArgs),
 }
@@ -61,6 +65,7 @@ impl Named {
             Self::Redis(args) => (vec!["redis"], args),
             Self::Memcached(args) => (vec!["memcached"], args),
             Self::Iperf3(args) => (vec!["iperf3"], args),
+            Self::Mongodb(args) => (vec!["mongodb", "secantusdb"], args),
             Self::Start(args) => (Vec::new(), args),
         }
     }
@@ -83,6 +88,18 @@ pub(crate) struct AppArgs {
     /// vCPUs of each VM, and CPUs of the machine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
     vcpus: u32,
+
+    /// Memory of each VM [default: 512M; 256M with several VMs; 1G for MongoDB's protocol]
+    #[arg(long, value_name = "SIZE")]
+    vm_memory: Option<Size>,
+
+    /// MongoDB's own server for arm64, for the guest to run
+    #[arg(long, value_name = "PATH", env = "CLOISTER_MONGOD")]
+    mongod: Option<PathBuf>,
+
+    /// SecantusDB's server for arm64 (secantusd-rs): MongoDB's protocol on WiredTiger, and not MongoDB
+    #[arg(long, value_name = "PATH", env = "CLOISTER_SECANTUSD")]
+    secantusd: Option<PathBuf>,
 
     /// End a run of QEMU after SECS seconds
     #[arg(long, value_name = "SECS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
@@ -129,11 +146,98 @@ impl AppArgs {
         Duration::from_secs(self.timeout)
     }
 
-    fn setting(&self) -> Setting {
+    /// The setting of a boot with this image.
+    fn setting(&self, image: &str) -> Setting {
+        let usual = match (image, self.vms) {
+            (workload::MONGODB, _) => 1024,
+            (_, 1) => 512,
+            _ => 256,
+        };
+        let megabytes = self.vm_memory.map(|size| size.0 >> 20);
         Setting {
             vms: self.vms,
             vcpus: self.vcpus,
             cpu: self.common.cpu.clone(),
+            megabytes: megabytes.map_or(usual, |size| u32::try_from(size).unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// The user's file for a workload that wants one, or how to name it.
+    fn program(&self, name: &'static str) -> std::result::Result<(&'static str, PathBuf), String> {
+        let file = match name {
+            "mongod" => &self.mongod,
+            _ => &self.secantusd,
+        };
+        match file {
+            Some(file) => Ok((name, file.clone())),
+            None => Err(format!("no {name} was supplied: --{name} PATH")),
+        }
+    }
+}
+
+/// Workloads that run in one boot, with what they share.
+struct Boot {
+    workloads: Vec<&'static Workload>,
+    setting: Setting,
+    programs: Vec<(&'static str, PathBuf)>,
+    /// Why it cannot be: a workload whose program was not supplied, alone.
+    missing: Option<String>,
+}
+
+impl Boot {
+    /// The boots that `workloads` need: one for each image, but none for what cannot run.
+    fn all(workloads: &[&'static Workload], args: &AppArgs) -> Vec<Self> {
+        let mut boots: Vec<Self> = Vec::new();
+        for &workload in workloads {
+            let program = workload.program.map(|name| args.program(name)).transpose();
+            let missing = program.as_ref().err().cloned();
+            let program = program.ok().flatten();
+            let boot = boots.iter_mut().find(|boot| {
+                let image = boot.workloads.first().map(|first| first.image);
+                missing.is_none() && boot.missing.is_none() && image == Some(workload.image)
+            });
+            match boot {
+                Some(boot) => {
+                    boot.workloads.push(workload);
+                    boot.programs.extend(program);
+                }
+                None => boots.push(Self {
+                    workloads: vec![workload],
+                    setting: args.setting(workload.image),
+                    programs: program.into_iter().collect(),
+                    missing,
+                }),
+            }
+        }
+        boots
+    }
+
+    fn job<'a>(&'a self, contender: Contender, args: &'a AppArgs) -> Job<'a> {
+        Job {
+            setting: &self.setting,
+            workloads: &self.workloads,
+            programs: &self.programs,
+            contender,
+            timeout: args.timeout(),
+            paths: &args.common.paths,
+        }
+    }
+
+    /// The workload without runs. `packages`: with those of its image, and the user's program.
+    fn results(&self, workload: &Workload, args: &AppArgs, versions: &Versions) -> AppResults {
+        let lock = args.common.paths.lock(workload.image);
+        let mut packages = versions::packages(&lock, workload.packages);
+        let program = self
+            .programs
+            .iter()
+            .find(|(name, _)| workload.program == Some(name));
+        packages.extend(program.map(|(_, path)| versions::program(path)));
+        AppResults {
+            workload: workload.name.to_owned(),
+            setting: self.setting.clone(),
+            versions: versions.clone(),
+            packages,
+            contenders: Vec::new(),
         }
     }
 }
@@ -143,7 +247,7 @@ pub(super) fn all(args: &AppArgs) -> Result<()> {
     let mut first = run(&Named::Start(args.clone()));
     let result = run(&Named::Apps(args.clone()));
     first = first.and(result);
-    for (vcpus, vms) in [(2, 1), (4, 1), (1, 2), (1, 4)] {
+    for (vcpus, vms) in [(2, 1), (4, 1), (2, 2), (2, 4), (2, 8)] {
         let args = AppArgs {
             vcpus,
             vms,
@@ -162,48 +266,27 @@ pub(super) fn run(named: &Named) -> Result<()> {
     if let Named::Start(args) = named {
         return start::run(args);
     }
-    let workloads: Vec<&Workload> = names
-        .iter()
+    let workloads: Vec<&Workload> = (names.iter())
         .filter_map(|name| workload::find(name))
         .collect();
-    let paths = &args.common.paths;
-    let setting = args.setting();
-    let versions = versions::find(paths)?;
-    let mut by_image = workloads.clone();
-    by_image.sort_by_key(|workload| workload.image);
-    let boots: Vec<&[&Workload]> = by_image.chunk_by(|a, b| a.image == b.image).collect();
+    let versions = versions::find(&args.common.paths)?;
+    let boots = Boot::all(&workloads, args);
     let contenders = args.contenders();
-    let jobs: Vec<Job<'_>> = (boots.iter())
-        .flat_map(|&workloads| {
-            contenders
-                .iter()
-                .map(move |&contender| (workloads, contender))
-        })
-        .map(|(workloads, contender)| Job {
-            setting: &setting,
-            workloads,
-            contender,
-            timeout: args.timeout(),
-            paths,
-        })
+    let jobs: Vec<(&Boot, Job<'_>)> = (boots.iter())
+        .flat_map(|boot| contenders.iter().map(move |&c| (boot, boot.job(c, args))))
         .collect();
     let mut apart = Ok(());
-    for (boot, &workloads) in boots.iter().enumerate() {
-        let mut all: Vec<AppResults> = (workloads.iter())
-            .map(|workload| AppResults {
-                workload: workload.name.to_owned(),
-                setting: setting.clone(),
-                versions: versions.clone(),
-                packages: versions::packages(&paths.lock(workload.image), workload.packages),
-                contenders: Vec::new(),
-            })
+    for (number, boot) in boots.iter().enumerate() {
+        let mut all: Vec<AppResults> = (boot.workloads.iter())
+            .map(|workload| boot.results(workload, args, &versions))
             .collect();
-        let begin = boot * contenders.len();
+        let begin = number * contenders.len();
         for index in begin..begin + contenders.len() {
             let (left, total) = (&jobs[index..], jobs.len());
-            let (number, name, estimate) = (index + 1, left[0].name(), estimate(args, left));
+            let job = &left[0].1;
+            let (number, name, estimate) = (index + 1, job.name(), estimate(args, left));
             progress(format_args!("bench: {number} of {total}: {name}{estimate}"));
-            let measured = measure(&left[0], args, &versions.qemu);
+            let measured = measure(boot, job, args, &versions.qemu);
             for (results, (_, runs)) in all.iter_mut().zip(measured) {
                 results.contenders.push(runs);
             }
@@ -232,16 +315,22 @@ fn check(results: &AppResults) -> Result<()> {
 }
 
 /// How long `jobs` will take, from how long they took before; nothing if any of them was never run.
-fn estimate(args: &AppArgs, jobs: &[Job<'_>]) -> String {
+fn estimate(args: &AppArgs, jobs: &[(&Boot, Job<'_>)]) -> String {
     let each = |job: &Job<'_>| Place::new(&args.common.paths.build, &job.name(), 1).seconds();
-    match jobs.iter().map(each).sum::<Option<u64>>() {
+    let jobs = jobs
+        .iter()
+        .filter(|(boot, job)| measurable(boot, job).is_ok());
+    match jobs.map(|(_, job)| each(job)).sum::<Option<u64>>() {
         Some(seconds) => format!(", at most {} s left", seconds * u64::from(args.common.runs)),
         None => String::new(),
     }
 }
 
-/// Whether there is such a machine.
-fn measurable(job: &Job<'_>) -> std::result::Result<(), String> {
+/// Whether there is such a machine, and such a program.
+fn measurable(boot: &Boot, job: &Job<'_>) -> std::result::Result<(), String> {
+    if let Some(missing) = &boot.missing {
+        return Err(missing.clone());
+    }
     match job.contender == Contender::Native && job.setting.vms > 1 {
         true => Err("the machine itself is one, not several".to_owned()),
         false => Ok(()),
@@ -250,12 +339,17 @@ fn measurable(job: &Job<'_>) -> std::result::Result<(), String> {
 
 /// All runs of one contender, for each workload. A run that fails takes the others with it: one alone shows no
 /// repeatability.
-fn measure(job: &Job<'_>, args: &AppArgs, qemu: &str) -> Vec<(&'static str, ContenderRuns)> {
+fn measure(
+    boot: &Boot,
+    job: &Job<'_>,
+    args: &AppArgs,
+    qemu: &str,
+) -> Vec<(&'static str, ContenderRuns)> {
     let mut all: Vec<_> = (job.workloads.iter())
         .map(|workload| (workload.name, ContenderRuns::new(job.contender)))
         .collect();
     let mut measure = || -> std::result::Result<(), String> {
-        measurable(job)?;
+        measurable(boot, job)?;
         let prepared = job.prepare()?;
         let inputs = store::inputs(qemu, &prepared)?;
         for number in 1..=args.common.runs {
@@ -350,6 +444,7 @@ mod tests {
             "redis",
             "memcached",
             "iperf3",
+            "mongodb",
         ]
         .map(names);
         assert_eq!(names("apps"), single.concat());

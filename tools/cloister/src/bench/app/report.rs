@@ -9,11 +9,16 @@ use crate::bench::plot::Bars;
 use crate::bench::report::{percent, thousands};
 
 const INTRODUCTION: &str = "\
-The same kernel, initramfs and command line in every guest of 512 MB; *native* is that kernel on the machine itself, held to\n\
-as many CPUs and as much memory. Counted is what the whole machine executes between two marks that the guest sets, the\n\
+The same kernel, initramfs and command line in every guest, with 512 MB and one vCPU where nothing else is said; *native* is\n\
+that kernel on the machine itself, held to as many CPUs and as much memory. Counted is what the whole machine executes between two marks that the guest sets, the\n\
 guest's own part included. What each workload does, and how it is scaled down from what papers run so that a run takes\n\
 a minute or so, stands in [bench/guest/workloads](guest/workloads). **Servers and clients are in one guest**, over its\n\
 loopback interface: nothing goes through a virtual network card.\n";
+
+const SEVERAL: &str = "\n### More vCPUs, more VMs\n\n\
+As many CPUs as a VM has vCPUs, which all VMs share. QEMU runs one CPU after the other in one thread, so a processor that waits\n\
+for another in a loop executes more than it would beside it: compare contenders with each other. Operations of all VMs for\n\
+10⁹ instructions of the machine, from the first guest's mark to the last one's:\n\n";
 
 /// The part's text.
 pub(in crate::bench) fn markdown(all: &[AppResults]) -> String {
@@ -22,38 +27,73 @@ pub(in crate::bench) fn markdown(all: &[AppResults]) -> String {
         text.push_str("\nNothing was measured.\n");
         return text;
     }
+    let (single, several): (Vec<_>, Vec<_>) =
+        (all.iter()).partition(|r| r.setting.vms == 1 && r.setting.vcpus == 1);
     text.push_str("\n### Operations for 10⁹ instructions of the machine\n\n");
-    table(
-        &mut text,
-        all,
-        &[
-            ("Cloister/KVM", ratio_to_kvm),
-            ("protected/open", ratio_to_open),
-        ],
-        |run| thousands(run.throughput()),
-    );
+    throughputs(&mut text, &single);
     text.push_str(
         "\nMore is better. Cloister/KVM: Cloister's open VM over the better of KVM's two modes; 1.02 means that Cloister does\n\
          2 % more with the same number of instructions. Protected/open: of Cloister's two VMs.\n\
          \n### Operations in a second of the emulated machine\n\nOne instruction a nanosecond, and time in which nobody has work passes, too.\n\n",
     );
-    table(&mut text, all, &[], |run| {
+    table(&mut text, &single, &[], |run| {
         thousands(run.operations as f64 * 1e9 / run.ticks.max(1) as f64)
     });
     text.push_str(
         "\n### The hypervisor's part\n\nInstructions at EL2 and of the host, for 1000 operations. In the guest's own part \
          the contenders differ by chance:\nwhen its timer fires decides who runs next.\n\n",
     );
-    table(&mut text, all, &[], |run| {
-        per_thousand(run, run.hypervisor())
-    });
-    text.push_str(
-        "\nExits for 1000 operations; with nVHE KVM and pKVM also those of the host to EL2.\n\n",
-    );
-    table(&mut text, all, &[], |run| per_thousand(run, run.exits()));
+    hypervisors(&mut text, &single);
+    if !several.is_empty() {
+        text.push_str(SEVERAL);
+        throughputs(&mut text, &several);
+        text.push_str("\nInstructions at EL2 and of the host, for 1000 operations.\n\n");
+        hypervisors(&mut text, &several);
+    }
+    measured(&mut text, all);
     repeatability(&mut text, all);
     not_run(&mut text, all);
     text
+}
+
+/// Operations for as many instructions, and what that is to others.
+fn throughputs(text: &mut String, all: &[&AppResults]) {
+    let ratios: [Column; 2] = [
+        ("Cloister/KVM", ratio_to_kvm),
+        ("protected/open", ratio_to_open),
+    ];
+    table(text, all, &ratios, |run| thousands(run.throughput()));
+}
+
+/// What is not the guest's.
+fn hypervisors(text: &mut String, all: &[&AppResults]) {
+    table(text, all, &[], |run| per_thousand(run, run.hypervisor()));
+    text.push_str(
+        "\nExits for 1000 operations; with nVHE KVM and pKVM also those of the host to EL2.\n\n",
+    );
+    table(text, all, &[], |run| per_thousand(run, run.exits()));
+}
+
+/// What the figures are of.
+fn measured(text: &mut String, all: &[AppResults]) {
+    text.push_str(
+        "\n### What was measured\n\nCloister: the version of the tree when its runs were made.\n\n\
+         | workload | Cloister | QEMU | kernel of guests and KVM host | KVM host's QEMU | programs |\n|---|---|---|---|---|---|\n",
+    );
+    for results in all {
+        let own = (results.contenders.iter()).find_map(|c| c.cloister.as_ref());
+        let v = &results.versions;
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} |",
+            title(results),
+            own.unwrap_or(&v.cloister),
+            v.qemu,
+            v.host_kernel,
+            v.host_qemu,
+            results.packages.join(", ")
+        );
+    }
 }
 
 fn per_thousand(run: &Run, count: u64) -> String {
@@ -65,7 +105,7 @@ type Column = (&'static str, fn(&AppResults) -> Option<f64>);
 /// A row for each workload, a column for each contender and for each ratio.
 fn table(
     text: &mut String,
-    all: &[AppResults],
+    all: &[&AppResults],
     ratios: &[Column],
     figure: impl Fn(&Run) -> String,
 ) {
@@ -90,7 +130,7 @@ fn table(
     }
 }
 
-/// A workload's name, with VMs and vCPUs if there is more than one.
+/// A workload's name, with VMs and vCPUs if there is more than one, and memory that is not as usual.
 fn title(results: &AppResults) -> String {
     let setting = &results.setting;
     let mut title = match workload::find(&results.workload) {
@@ -102,6 +142,9 @@ fn title(results: &AppResults) -> String {
     }
     if setting.vms > 1 {
         let _ = write!(title, ", {} VMs", setting.vms);
+    }
+    if setting.megabytes != 512 {
+        let _ = write!(title, ", {} MB", setting.megabytes);
     }
     title
 }
@@ -207,6 +250,7 @@ mod tests {
         let contender = |name, guest, el2| ContenderRuns {
             name,
             host: None,
+            cloister: None,
             command: Some("qemu -x".to_owned()),
             not_run: None,
             runs: vec![super::super::results::tests::run(guest, el2); 2],
@@ -222,6 +266,7 @@ mod tests {
                 vms: 2,
                 vcpus: 1,
                 cpu: "max".to_owned(),
+                megabytes: 256,
             },
             versions: Versions::default(),
             packages: vec!["rt-tests 2.6".to_owned()],
@@ -236,17 +281,17 @@ mod tests {
     #[test]
     fn figures_ratios_and_what_is_missing_stand_in_the_tables() {
         let text = markdown(&[results()]);
-        let row =
-            "| hackbench, 5 groups, 2 VMs | – | 1,000,000 | – | 800,000 | – | – | 1.250 | – |";
+        let row = "| hackbench, 5 groups, 2 VMs, 256 MB | – | 1,000,000 | – | 800,000 | – | – | 1.250 | – |";
         assert!(text.contains(row), "{text}");
         assert!(
             text.contains("| – | 100,000 | – | 350,000 | – | – |"),
             "{text}"
         );
-        let missing = "- hackbench, 5 groups, 2 VMs: KVM VHE: build/bench/host.cpio is missing\n";
+        let missing =
+            "- hackbench, 5 groups, 2 VMs, 256 MB: KVM VHE: build/bench/host.cpio is missing\n";
         assert!(text.contains(missing), "{text}");
         assert!(text.contains("2 runs of everything, which agree in every count"));
-        assert!(commands(&[results()]).contains("2 VMs, KVM nVHE:\n\n    qemu -x\n"));
+        assert!(commands(&[results()]).contains("2 VMs, 256 MB, KVM nVHE:\n\n    qemu -x\n"));
     }
 
     #[test]

@@ -16,6 +16,14 @@ pub(super) struct Setting {
     pub(super) vcpus: u32,
     /// QEMU's name of the processor.
     pub(super) cpu: String,
+    /// Memory of each VM.
+    #[serde(default = "usual_megabytes")]
+    pub(super) megabytes: u32,
+}
+
+/// Of results without a size: nothing else could be chosen.
+fn usual_megabytes() -> u32 {
+    512
 }
 
 impl Setting {
@@ -75,6 +83,9 @@ pub(super) struct ContenderRuns {
     pub(super) name: Contender,
     /// What a KVM host said about itself.
     pub(super) host: Option<String>,
+    /// Cloister's version when its runs were made; none for the others, which do not depend on it.
+    #[serde(default)]
+    pub(super) cloister: Option<String>,
     /// QEMU's command line.
     pub(super) command: Option<String>,
     /// Why there is no figure.
@@ -87,6 +98,7 @@ impl ContenderRuns {
         Self {
             name,
             host: None,
+            cloister: None,
             command: None,
             not_run: None,
             runs: Vec::new(),
@@ -97,6 +109,7 @@ impl ContenderRuns {
     pub(super) fn add(&mut self, command: &str, outcome: &Outcome, workload: &str) {
         self.command = Some(command.to_owned());
         self.host.clone_from(&outcome.host);
+        self.cloister.clone_from(&outcome.cloister);
         match outcome.runs.get(workload) {
             Some(Ok(run)) => self.runs.push(run.clone()),
             Some(Err(why)) => self.not_run = Some(why.clone()),
@@ -125,7 +138,7 @@ pub(in crate::bench) struct AppResults {
     pub(super) workload: String,
     pub(super) setting: Setting,
     pub(super) versions: Versions,
-    /// Debian's packages of the workload's programs, `NAME VERSION` each.
+    /// Debian's packages of the workload's programs, `NAME VERSION` each, and programs that the user supplied.
     pub(super) packages: Vec<String>,
     pub(super) contenders: Vec<ContenderRuns>,
 }
@@ -168,6 +181,7 @@ pub(super) mod tests {
         let mut contender = ContenderRuns {
             name: Contender::Open,
             host: None,
+            cloister: None,
             command: None,
             not_run: None,
             runs: vec![run(1000, 30), run(990, 10)],
@@ -186,8 +200,13 @@ pub(super) mod tests {
     #[test]
     fn settings_have_names_of_their_own() {
         let name = |vcpus, vms| {
-            let cpu = "max".to_owned();
-            Setting { vms, vcpus, cpu }.name("hackbench")
+            let setting = Setting {
+                vms,
+                vcpus,
+                cpu: "max".to_owned(),
+                megabytes: 512,
+            };
+            setting.name("hackbench")
         };
         assert_eq!(name(1, 1), "hackbench");
         assert_eq!(name(2, 8), "hackbench-2vcpus-8vms");

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::job::Job;
 use super::results::Setting;
-use super::{AppArgs, measurable, versions};
+use super::{AppArgs, versions};
 use crate::bench::contender::Contender;
 use crate::bench::report::thousands;
 use crate::bench::results::Versions;
@@ -56,7 +56,7 @@ pub(in crate::bench) struct Starts {
 
 /// Measures and publishes.
 pub(super) fn run(args: &AppArgs) -> Result<()> {
-    let (paths, setting) = (&args.common.paths, args.setting());
+    let (paths, setting) = (&args.common.paths, args.setting("apps"));
     if (setting.vms, setting.vcpus) != (1, 1) {
         return Err(Error::config("bench start: one VM with one vCPU only"));
     }
@@ -70,6 +70,7 @@ pub(super) fn run(args: &AppArgs) -> Result<()> {
         let job = Job {
             setting: &setting,
             workloads: &[],
+            programs: &[],
             contender,
             timeout: args.timeout(),
             paths,
@@ -100,7 +101,6 @@ pub(super) fn run(args: &AppArgs) -> Result<()> {
 }
 
 fn measure(job: &Job<'_>, runs: u32, to: &mut ContenderStarts) -> std::result::Result<(), String> {
-    measurable(job)?;
     let prepared = job.prepare()?;
     to.command = Some(prepared.command.clone());
     for _ in 0..runs {

@@ -96,6 +96,7 @@ mod tests {
         assert_eq!((place.get("a"), place.seconds()), (None, None));
         let outcome = Outcome {
             host: None,
+            cloister: None,
             runs: [("redis".to_owned(), Err("no port".to_owned()))].into(),
         };
         let put = place.put("a", 7, outcome).unwrap();

@@ -11,6 +11,8 @@ pub(super) struct Workload {
     pub(super) image: &'static str,
     /// Debian's packages of its programs, whose versions the report gives.
     pub(super) packages: &'static [&'static str],
+    /// Its program that no package has, and the user supplies: `/bench/NAME` in the guest.
+    pub(super) program: Option<&'static str>,
 }
 
 const fn workload(
@@ -24,8 +26,20 @@ const fn workload(
         title,
         image,
         packages,
+        program: None,
     }
 }
+
+/// One whose server the user supplies.
+const fn supplied(name: &'static str, title: &'static str, program: &'static str) -> Workload {
+    Workload {
+        program: Some(program),
+        ..workload(name, title, MONGODB, &[])
+    }
+}
+
+/// The image of those.
+pub(super) const MONGODB: &str = "mongodb";
 
 const APACHE: &[&str] = &["apache2-bin", "apache2-utils"];
 
@@ -53,6 +67,13 @@ pub(super) static WORKLOADS: &[Workload] = &[
         &["memcached", "libmemcached-tools"],
     ),
     workload("iperf3", "iperf3, one stream", "apps", &["iperf3"]),
+    supplied("mongodb", "MongoDB, YCSB-A", "mongod"),
+    // Never called MongoDB: see workloads/secantusdb.
+    supplied(
+        "secantusdb",
+        "MongoDB-protocol server on WiredTiger (SecantusDB), YCSB-A",
+        "secantusd",
+    ),
 ];
 
 /// The workload called `name`.
