@@ -1,9 +1,10 @@
 //! QEMU as every benchmark runs it: one machine for all contenders, a time-out, and where everything is.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -159,6 +160,60 @@ pub(super) fn execute(
             }
         }
     }
+}
+
+/// Something that the machine says, and what it is told then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question(pub(super) &'static str, pub(super) &'static str);
+
+/// Runs QEMU, with what it says in `log`, and answers `questions` in their order; then ends it.
+pub(super) fn converse(
+    qemu: &Path,
+    line: &[OsString],
+    log: &Path,
+    timeout: Duration,
+    questions: &[Question],
+) -> Result<(), String> {
+    let output = File::create(log).map_err(|e| about(log, &e))?;
+    let mut child = Command::new(qemu)
+        .args(line)
+        .stdin(Stdio::piped())
+        .stdout(output)
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| about(qemu, &e))?;
+    let answered = answer(&mut child, log, Instant::now() + timeout, questions);
+    let _ = child.kill();
+    let _ = child.wait();
+    answered.map_err(|why| format!("{why} (console: {})", log.display()))
+}
+
+fn answer(
+    child: &mut Child,
+    log: &Path,
+    deadline: Instant,
+    questions: &[Question],
+) -> Result<(), String> {
+    let mut input = child.stdin.take().ok_or("QEMU has no input")?;
+    let mut heard = 0;
+    for Question(words, reply) in questions {
+        loop {
+            let bytes = fs::read(log).map_err(|e| about(log, &e))?;
+            let console = String::from_utf8_lossy(bytes.get(heard..).unwrap_or_default());
+            if console.contains(words) {
+                heard = bytes.len();
+                break;
+            }
+            let ended = child.try_wait().map_err(|e| io_reason(&e))?;
+            if ended.is_some() || Instant::now() >= deadline {
+                return Err(format!("the machine did not say '{}'", words.trim()));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        let written = input.write_all(reply.as_bytes());
+        written.map_err(|e| format!("QEMU: {}", io_reason(&e)))?;
+    }
+    Ok(())
 }
 
 /// Whether the KVM host came up in the contender's mode, if it has one; `console` is what the machine said.

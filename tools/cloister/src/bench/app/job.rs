@@ -12,6 +12,7 @@ use super::console;
 use super::results::{Run, Setting};
 use super::workload::Workload;
 use crate::bench::contender::Contender;
+pub(super) use crate::bench::emulator::Question;
 use crate::bench::emulator::{self, HOST_APPEND, Images, Machine, Paths, about, present};
 use crate::bench::sample::plugin_lines;
 use crate::bench::versions;
@@ -84,7 +85,7 @@ impl Job<'_> {
         let folder = self.file("log");
         let folder = folder.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(|e| about(folder, &e))?;
-        let images = self.images()?;
+        let images = self.images(true)?;
         let mut inputs = vec![plugin.clone(), images.kernel.clone()];
         inputs.extend(images.initrd.clone());
         let counts = self.file("levels");
@@ -94,20 +95,56 @@ impl Job<'_> {
             counts.display(),
             self.setting.vms
         );
-        let machine = Machine {
-            contender: self.contender,
-            cpus: self.setting.vcpus,
-            cpu: &self.setting.cpu,
-            megabytes: MACHINE_MEGABYTES
-                + self.setting.vms * (self.setting.megabytes + MEGABYTES_PER_VM),
-        };
-        let line = machine.arguments(Some(&plugin), images);
+        let line = self.machine().arguments(Some(&plugin), images);
         let command = emulator::command_line(&self.paths.qemu, &line);
         Ok(Prepared {
             line,
             inputs,
             command,
         })
+    }
+
+    /// The machine's memory.
+    pub(super) fn megabytes(&self) -> u32 {
+        MACHINE_MEGABYTES + self.setting.vms * (self.setting.megabytes + MEGABYTES_PER_VM)
+    }
+
+    fn machine(&self) -> Machine<'_> {
+        Machine {
+            contender: self.contender,
+            cpus: self.setting.vcpus,
+            cpu: &self.setting.cpu,
+            megabytes: self.megabytes(),
+        }
+    }
+
+    /// The size of a guest's kernel and initramfs, in KiB.
+    pub(super) fn copies(&self) -> Result<u64, String> {
+        let size = |path: PathBuf| {
+            fs::metadata(&path)
+                .map(|m| m.len())
+                .map_err(|e| about(&path, &e))
+        };
+        Ok((size(self.paths.kernel())? + size(self.guest()?)?) >> 10)
+    }
+
+    /// Runs the machine without counting: Cloister without a VM, whose shell is asked `questions`, or a KVM host that
+    /// says by itself what a guest takes. Gives what the machine said.
+    pub(super) fn ask(&self, questions: &[Question]) -> Result<String, String> {
+        let mut images = self.images(false)?;
+        let log = self.file("memory.log");
+        let qemu = &self.paths.qemu;
+        if self.contender.is_cloister() {
+            images.append = "console=shell".to_owned();
+            let line = self.machine().arguments(None, images);
+            emulator::converse(qemu, &line, &log, self.timeout, questions)?;
+        } else {
+            images.append += " bench.memory=1";
+            let line = self.machine().arguments(None, images);
+            emulator::execute(qemu, &line, &log, self.timeout)?;
+        }
+        let bytes = fs::read(&log).map_err(|e| about(&log, &e))?;
+        Ok(String::from_utf8_lossy(&bytes).replace('\r', ""))
     }
 
     /// Runs it; gives what the KVM host says about itself, and each workload's figures or why there are none.
@@ -173,7 +210,8 @@ impl Job<'_> {
         }
     }
 
-    fn images(&self) -> Result<Images, String> {
+    /// `autostart`: whether Cloister starts its VMs by itself.
+    fn images(&self, autostart: bool) -> Result<Images, String> {
         let kernel = present(self.paths.kernel(), "make guest")?;
         let initrd = self.guest()?;
         match self.contender.kvm() {
@@ -184,7 +222,7 @@ impl Job<'_> {
             }),
             None => Ok(Images {
                 kernel: self.paths.payload()?,
-                initrd: Some(self.bundle(&kernel, &initrd)?),
+                initrd: Some(self.bundle(&kernel, &initrd, autostart)?),
                 append: "exit-when-idle console=bench-1".to_owned(),
             }),
             Some((mode, _)) => Ok(Images {
@@ -222,7 +260,7 @@ impl Job<'_> {
     }
 
     /// The bundle of the guests.
-    fn bundle(&self, kernel: &Path, initrd: &Path) -> Result<PathBuf, String> {
+    fn bundle(&self, kernel: &Path, initrd: &Path, autostart: bool) -> Result<PathBuf, String> {
         let absolute = |path: &Path| fs::canonicalize(path).map_err(|e| about(path, &e));
         let (kernel, initrd) = (absolute(kernel)?, absolute(initrd)?);
         let mut vms = Vec::new();
@@ -231,7 +269,7 @@ impl Job<'_> {
             let _ = write!(
                 text,
                 "name = \"bench-{number}\"\nkernel = {:?}\ninitrd = {:?}\nvcpus = {}\nmemory = \"{}M\"\n\
-                 append = \"{}\"\nprotected = {}\non-reboot = \"stop\"\n",
+                 append = \"{}\"\nprotected = {}\non-reboot = \"stop\"\nautostart = {autostart}\n",
                 kernel.display().to_string(),
                 initrd.display().to_string(),
                 self.setting.vcpus,

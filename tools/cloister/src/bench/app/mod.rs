@@ -4,6 +4,7 @@
 //! the others go on; finished runs are kept, so that the same command goes on where it was broken off.
 
 mod console;
+mod footprint;
 mod job;
 pub(super) mod report;
 mod results;

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::footprint::{self, Footprint};
 use super::job::Job;
 use super::results::Setting;
 use super::{AppArgs, versions};
@@ -19,6 +20,12 @@ use crate::progress;
 
 /// The mark that `bench/host-init` sets before it starts the guest's QEMU.
 const MONITOR: &str = "mark100";
+
+/// The mark that `bench/guest/init` sets before it powers off.
+const END: &str = "mark99";
+/// When `bench/host-init` has seen the guest's QEMU end, and when the machine itself is off.
+const GONE: &str = "mark101";
+const OFF: &str = "off";
 
 /// Instructions by context, from the machine's first on, when something was reached for the first time.
 type Reached = BTreeMap<String, BTreeMap<String, u64>>;
@@ -36,6 +43,9 @@ struct Start {
     user: u64,
     /// Of these, those at EL2 and of the host.
     hypervisor_to_user: u64,
+    /// Those at EL2 and of the host from the guest's wish to power off until nothing is left of it.
+    #[serde(default)]
+    end: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize, Debug)]
@@ -44,6 +54,9 @@ struct ContenderStarts {
     command: Option<String>,
     not_run: Option<String>,
     runs: Vec<Start>,
+    /// What it takes of the machine's memory, or why that is not known.
+    #[serde(default)]
+    memory: Option<std::result::Result<Footprint, String>>,
 }
 
 /// `bench/results/start.json`.
@@ -80,6 +93,7 @@ pub(super) fn run(args: &AppArgs) -> Result<()> {
             command: None,
             not_run: None,
             runs: Vec::new(),
+            memory: None,
         };
         if let Err(why) = measure(&job, args.common.runs, &mut of_contender) {
             progress(format_args!(
@@ -88,6 +102,16 @@ pub(super) fn run(args: &AppArgs) -> Result<()> {
             ));
             of_contender.not_run = Some(why);
             of_contender.runs.clear();
+        }
+        if contender != Contender::Native {
+            let memory = footprint::measure(&job);
+            if let Err(why) = &memory {
+                progress(format_args!(
+                    "bench: memory, {}: not run: {why}",
+                    contender.title()
+                ));
+            }
+            of_contender.memory = Some(memory);
         }
         starts.contenders.push(of_contender);
     }
@@ -130,7 +154,7 @@ fn reached(text: &str) -> std::result::Result<Reached, String> {
 }
 
 fn start(reached: &Reached, contender: Contender) -> std::result::Result<Start, String> {
-    let of = |name: &str| -> std::result::Result<_, String> {
+    let of = |name: &str| -> std::result::Result<(u64, u64), String> {
         let none = BTreeMap::new();
         let contexts = match reached.get(name) {
             Some(contexts) => contexts,
@@ -154,12 +178,24 @@ fn start(reached: &Reached, contender: Contender) -> std::result::Result<Start, 
         Some(_) => Some(of(MONITOR)?.0),
         None => None,
     };
+    let end = match contender {
+        Contender::Native => None,
+        _ => {
+            let gone = match contender.kvm() {
+                Some(_) => GONE,
+                None => OFF,
+            };
+            let ((_, before), (_, after)) = (of(END)?, of(gone)?);
+            Some(after.saturating_sub(before))
+        }
+    };
     Ok(Start {
         monitor,
         guest,
         hypervisor,
         user,
         hypervisor_to_user,
+        end,
     })
 }
 
@@ -181,8 +217,8 @@ pub(in crate::bench) fn markdown(starts: &Starts) -> String {
     let mut text = format!(
         "## Start of a VM\n\nThe kernel and initramfs of the applications in a VM of 512 MB and one vCPU; {}; Cloister {}. Thousands of \
          instructions\nof the whole machine: to the first of the guest, and to the first of its user space.\n\n\
-         | | to the guest | of them the hypervisor's | to its user space | of them the hypervisor's | spread |\n\
-         |---|--:|--:|--:|--:|--:|\n",
+         | | to the guest | of them the hypervisor's | to its user space | of them the hypervisor's | its end | spread |\n\
+         |---|--:|--:|--:|--:|--:|--:|\n",
         starts.setting.cpu, starts.versions.cloister
     );
     let thousand = |count: u64| thousands(count as f64 / 1000.0);
@@ -199,10 +235,11 @@ pub(in crate::bench) fn markdown(starts: &Starts) -> String {
             continue;
         };
         let spread = (most - least.user) as f64 / least.user.max(1) as f64;
+        let end = least.end.map_or_else(|| "–".to_owned(), thousand);
         let mut row = |name: String, before: u64| {
             let _ = writeln!(
                 text,
-                "| {name} | {} | {} | {} | {} | {} % |",
+                "| {name} | {} | {} | {} | {} | {end} | {} % |",
                 thousand(least.guest - before),
                 thousand(least.hypervisor - before),
                 thousand(least.user - before),
@@ -221,8 +258,20 @@ pub(in crate::bench) fn markdown(starts: &Starts) -> String {
     text.push_str(
         "\nCloister starts its VMs as it boots: the way from power-on is all there is. KVM's host boots Debian's kernel and one program\n\
          first, which a machine does once; from the start of QEMU on is what each VM costs. The hypervisor's part to user space\n\
-         is all that it does while the guest's kernel boots: exits, faults, devices.\n",
+         is all that it does while the guest's kernel boots: exits, faults, devices. Its end: the hypervisor's part from the guest's\n\
+         wish to power off until nothing is left of it; with Cloister until the machine itself is off.\n",
     );
+    let memory: Vec<_> = (starts.contenders.iter())
+        .filter_map(|c| Some((c.name, c.memory.clone()?.ok()?)))
+        .collect();
+    for contender in &starts.contenders {
+        if let Some(Err(why)) = &contender.memory {
+            let _ = writeln!(not_run, "- memory: {}: {why}", contender.name.title());
+        }
+    }
+    if !memory.is_empty() {
+        text.push_str(&footprint::markdown(&memory, starts.setting.megabytes));
+    }
     if !not_run.is_empty() {
         let _ = write!(text, "\nNot run:\n\n{not_run}");
     }
@@ -235,7 +284,9 @@ mod tests {
 
     const FILE: &str = "REACHED host.el1 el2 10\nREACHED mark100 el2 20\nREACHED mark100 host.el1 30\n\
         REACHED vm1.el1 el2 40\nREACHED vm1.el1 host.el1 60\nWINDOW 1 1 1 el2 1 1 1 1 1\n\
-        REACHED vm1.el0 el2 70\nREACHED vm1.el0 host.el1 80\nREACHED vm1.el0 vm1.el1 900\n";
+        REACHED vm1.el0 el2 70\nREACHED vm1.el0 host.el1 80\nREACHED vm1.el0 vm1.el1 900\n\
+        REACHED mark99 el2 75\nREACHED mark99 host.el1 85\nREACHED mark99 vm1.el1 950\n\
+        REACHED mark101 el2 77\nREACHED mark101 host.el1 95\nREACHED mark101 vm1.el1 990\n";
 
     #[test]
     fn a_start_is_what_ran_until_then() {
@@ -246,6 +297,7 @@ mod tests {
             hypervisor: 100,
             user: 1050,
             hypervisor_to_user: 150,
+            end: Some(12),
         };
         assert_eq!(kvm, want);
         let native = "REACHED host.el0 host.el1 500\n";
@@ -258,6 +310,8 @@ mod tests {
 
     #[test]
     fn a_guest_without_user_space_gives_no_figure() {
+        let why = start(&reached(FILE).unwrap(), Contender::Open).unwrap_err();
+        assert_eq!(why, "the plugin saw no off");
         let cut: String = FILE.lines().take(5).map(|l| format!("{l}\n")).collect();
         let why = start(&reached(&cut).unwrap(), Contender::Open).unwrap_err();
         assert_eq!(why, "the plugin saw no vm1.el0");
