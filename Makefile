@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants churn secret explore noninterference fuzz disks bench bench-micro bench-micro-update run demo test audit fmt lint clean
+.PHONY: help deps build tool payload test-guest guest guest-kernel guest-images hostile-payload hostile hostile-mutants churn secret explore noninterference fuzz disks bench bench-micro bench-micro-update run demo soak servers test audit fmt lint clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BARE := $(TARGET)/aarch64-unknown-none-softfloat/release
@@ -13,6 +13,8 @@ HOSTVISOR := build/hostvisor.bin
 # More options for 'make run', e.g. ARGS="--cpus 4 --cpu max".
 ARGS ?=
 VM ?= examples/debian.toml
+# How long 'make soak' and each direction of 'make servers' go on.
+LOAD_SECONDS ?= 600
 
 # rust-toolchain.toml names the bare-metal target. Where rustup cannot have it, it must not try again and again.
 RUSTUP_AUTO_INSTALL ?= 0
@@ -102,6 +104,13 @@ run: payload guest ## Boot a Debian VM under Cloister in QEMU; its console is th
 demo: payload guest guest-images ## Apache and Redis in two VMs: prints where they are, and how long a first request takes
 	@$(TOOL) run --vm examples/web.toml --vm examples/redis.toml --forward 8080:web:80 --forward 6379:redis:6379 \
 		--ask http://127.0.0.1:8080/ --ask redis://127.0.0.1:6379 $(ARGS)
+
+soak: build guest guest-kernel guest-images ## Eight Redis VMs answer every second while another VM reboots (LOAD_SECONDS=600)
+	@CLOISTER_LOAD_SECONDS=$(LOAD_SECONDS) cargo test -q -p tests --test soak -- --ignored --test-threads=1 --nocapture
+
+servers: build guest guest-kernel guest-images ## Apache, Redis and iperf3 in VMs under load (LOAD_SECONDS=600 for iperf3, each way)
+	@tools/deps clients
+	@CLOISTER_LOAD_SECONDS=$(LOAD_SECONDS) cargo test -q -p tests --test servers -- --ignored --test-threads=1 --nocapture
 
 test: build guest hostile-payload ## Everything that CI checks
 	@tools/check

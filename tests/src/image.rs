@@ -47,6 +47,31 @@ pub fn ext4(name: &str, bytes: u64, content: Option<&Path>) -> PathBuf {
     path
 }
 
+/// A copy, called `name`, of the disk with `service` that `make guest-images` makes. The disk itself may have been left
+/// in the middle of things; the copy is clean.
+///
+/// # Panics
+/// If there is no such disk, or it is damaged.
+#[must_use]
+pub fn with_services(name: &str, service: &str) -> PathBuf {
+    let image = build_dir().join(format!("guest/images/{service}.img"));
+    assert!(
+        image.is_file(),
+        "{} is missing: make guest-images",
+        image.display()
+    );
+    let copy = path(name);
+    // Not std::fs::copy, which writes out the holes.
+    run(
+        Command::new("cp")
+            .arg("--sparse=always")
+            .args([&image, &copy]),
+        &[0],
+    );
+    assert_eq!(damage(&copy), None, "{}", image.display());
+    copy
+}
+
 /// What is wrong with the ext4 filesystem once its journal is replayed; `None` if it is clean.
 ///
 /// # Panics
