@@ -44,7 +44,6 @@ impl Running<'_> {
                 while !self.vm.power_on(a as usize) && !self.vm.is_stopping() {
                     core::hint::spin_loop();
                 }
-                self.share();
             }
             Some(ExitReason::CpuOff) => return Next::Leave(Leave::Off),
             Some(ExitReason::SystemOff) => {
@@ -85,7 +84,6 @@ impl Running<'_> {
             // One of great weight has several slices in a row.
             self.this.start_slice(slice(self.me));
         }
-        self.share();
         Next::Again
     }
 
@@ -190,7 +188,7 @@ impl Running<'_> {
     #[inline]
     fn follow(&mut self, line: Option<Line>) {
         if let Some(line) = line {
-            self.with_vgic(|vgic, _| vgic.set_level(0, line.intid, line.level));
+            self.kick(self.vm.set_line(line));
         }
     }
 }

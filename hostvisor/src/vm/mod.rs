@@ -18,7 +18,7 @@ mod slot;
 pub mod teardown;
 mod vcpu;
 
-use crate::devices::{Devices, map};
+use crate::devices::{self, Devices, map};
 use crate::guest_tree::GuestTimers;
 use crate::hw::{self, RunPage};
 use crate::interrupts::Handler;
@@ -291,11 +291,18 @@ impl Vm {
         self.follow(line);
     }
 
-    /// Takes a device's line to the vGIC.
-    fn follow(self: &Arc<Self>, line: Option<crate::devices::Line>) {
+    /// Takes a device's line to the vGIC; whom to kick. The level is read under both locks: the CPU that comes last
+    /// brings the last one, whoever saw it change.
+    fn set_line(&self, line: devices::Line) -> KickMask {
+        let devices = self.devices.lock();
+        let mut vgic = self.vgic.lock();
+        vgic.set_level(0, line.0, devices.level(line))
+    }
+
+    /// Takes a device's line to the vGIC, if it changed.
+    fn follow(self: &Arc<Self>, line: Option<devices::Line>) {
         if let Some(line) = line {
-            let kicks = self.vgic.lock().set_level(0, line.intid, line.level);
-            self.kick_all(kicks);
+            self.kick_all(self.set_line(line));
         }
     }
 

@@ -201,7 +201,10 @@ impl<'a> Running<'a> {
             let yields = match SCHEDULER.pressure(self.me) {
                 (false, _) => 0,
                 // Yielding matters only while somebody else could use the CPU.
-                (true, false) => page::ENTRY_TRAP_WFE,
+                (true, false) => {
+                    self.share();
+                    page::ENTRY_TRAP_WFE
+                }
                 (true, true) => return Leave::GiveWay,
             };
             let reply = core::mem::take(&mut self.local.reply);
@@ -212,7 +215,6 @@ impl<'a> Running<'a> {
                 Err(Error::Busy) => {
                     self.local.reply = reply;
                     interrupts::poll(self.me);
-                    self.share();
                     continue;
                 }
                 // Another vCPU has ended the VM; the CPU that runs it is about to say how.
@@ -326,7 +328,6 @@ impl<'a> Running<'a> {
         gic::set_vtimer_active(self.me, active);
         // What is new for this vCPU itself is in its list registers by now.
         self.vm.kick_all(kicks.without(index));
-        self.share();
     }
 
     /// Works on the vGIC, whose state is brought up to date first; kicks whom that concerns.
@@ -349,13 +350,12 @@ impl<'a> Running<'a> {
         let others = kicks.without(self.task.index);
         if !others.is_empty() {
             self.vm.kick_all(others);
-            self.share();
         }
     }
 
-    /// If somebody waits for this CPU, the slice starts.
-    pub(super) fn share(&self) {
-        if SCHEDULER.waiting(self.me) && !self.this.has_slice() {
+    /// Somebody waits for this CPU, whoever brought them here: the slice starts, if none runs.
+    fn share(&self) {
+        if !self.this.has_slice() {
             self.this.start_slice(slice(self.me));
         }
     }
