@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::console;
 use super::results::{Run, Setting};
-use super::workload::Workload;
+use super::workload::{APPS, Workload};
 use crate::bench::contender::Contender;
 pub(super) use crate::bench::emulator::Question;
 use crate::bench::emulator::{self, HOST_APPEND, Images, Machine, Paths, about, present};
@@ -239,7 +239,7 @@ impl Job<'_> {
     /// The guest's initramfs.
     fn guest(&self) -> Result<PathBuf, String> {
         // All workloads are of one image, and any image does for a guest that only starts.
-        let image = self.workloads.first().map_or("apps", |w| w.image);
+        let image = (self.workloads.first()).map_or(APPS, |w| w.image(self.setting.vms));
         let image = format!("bench/images/{image}.cpio");
         let image = present(self.paths.build.join(image), "bench/fetch")?;
         if self.programs.is_empty() {

@@ -194,8 +194,10 @@ impl Boot {
             let missing = program.as_ref().err().cloned();
             let program = program.ok().flatten();
             let boot = boots.iter_mut().find(|boot| {
-                let image = boot.workloads.first().map(|first| first.image);
-                missing.is_none() && boot.missing.is_none() && image == Some(workload.image)
+                let image = boot.workloads.first().map(|first| first.image(args.vms));
+                missing.is_none()
+                    && boot.missing.is_none()
+                    && image == Some(workload.image(args.vms))
             });
             match boot {
                 Some(boot) => {
@@ -204,7 +206,7 @@ impl Boot {
                 }
                 None => boots.push(Self {
                     workloads: vec![workload],
-                    setting: args.setting(workload.image),
+                    setting: args.setting(workload.image(args.vms)),
                     programs: program.into_iter().collect(),
                     missing,
                 }),
@@ -226,7 +228,7 @@ impl Boot {
 
     /// The workload without runs. `packages`: with those of its image, and the user's program.
     fn results(&self, workload: &Workload, args: &AppArgs, versions: &Versions) -> AppResults {
-        let lock = args.common.paths.lock(workload.image);
+        let lock = args.common.paths.lock(workload.image(self.setting.vms));
         let mut packages = versions::packages(&lock, workload.packages);
         let program = self
             .programs

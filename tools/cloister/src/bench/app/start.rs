@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::footprint::{self, Footprint};
 use super::job::Job;
 use super::results::Setting;
-use super::{AppArgs, versions};
+use super::{AppArgs, versions, workload};
 use crate::bench::contender::Contender;
 use crate::bench::report::thousands;
 use crate::bench::results::Versions;
@@ -69,7 +69,7 @@ pub(in crate::bench) struct Starts {
 
 /// Measures and publishes.
 pub(super) fn run(args: &AppArgs) -> Result<()> {
-    let (paths, setting) = (&args.common.paths, args.setting("apps"));
+    let (paths, setting) = (&args.common.paths, args.setting(workload::APPS));
     if (setting.vms, setting.vcpus) != (1, 1) {
         return Err(Error::config("bench start: one VM with one vCPU only"));
     }

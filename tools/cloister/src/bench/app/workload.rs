@@ -7,8 +7,10 @@ pub(super) struct Workload {
     pub(super) name: &'static str,
     /// What it is, for the report.
     pub(super) title: &'static str,
-    /// The image that has it: `build/bench/images/IMAGE.cpio`, which `bench/fetch` makes.
-    pub(super) image: &'static str,
+    /// The image that has it, if there is one VM.
+    image: &'static str,
+    /// A smaller one that has it, for several VMs of less memory.
+    small: &'static str,
     /// Debian's packages of its programs, whose versions the report gives.
     pub(super) packages: &'static [&'static str],
     /// Its program that no package has, and the user supplies: `/bench/NAME` in the guest.
@@ -18,13 +20,14 @@ pub(super) struct Workload {
 const fn workload(
     name: &'static str,
     title: &'static str,
-    image: &'static str,
+    [image, small]: [&'static str; 2],
     packages: &'static [&'static str],
 ) -> Workload {
     Workload {
         name,
         title,
         image,
+        small,
         packages,
         program: None,
     }
@@ -34,39 +37,67 @@ const fn workload(
 const fn supplied(name: &'static str, title: &'static str, program: &'static str) -> Workload {
     Workload {
         program: Some(program),
-        ..workload(name, title, MONGODB, &[])
+        ..workload(name, title, [MONGODB; 2], &[])
     }
 }
 
 /// The image of those.
 pub(super) const MONGODB: &str = "mongodb";
 
+impl Workload {
+    /// The image for as many VMs: `build/bench/images/IMAGE.cpio`, which `bench/fetch` makes.
+    pub(super) fn image(&self, vms: u32) -> &'static str {
+        match vms {
+            1 => self.image,
+            _ => self.small,
+        }
+    }
+}
+
+/// The image of most of them.
+pub(super) const APPS: &str = "apps";
+
 const APACHE: &[&str] = &["apache2-bin", "apache2-utils"];
 
 /// In the order of the report.
 pub(super) static WORKLOADS: &[Workload] = &[
-    workload("hackbench", "hackbench, 5 groups", "apps", &["rt-tests"]),
+    workload(
+        "hackbench",
+        "hackbench, 5 groups",
+        [APPS, "hackbench"],
+        &["rt-tests"],
+    ),
     workload(
         "kernbench",
         "kernbench, 2 objects",
-        "kernbench",
+        ["kernbench"; 2],
         &["cpp-14", "binutils"],
     ),
-    workload("apache", "Apache, ab, 41 KB", "apps", APACHE),
-    workload("apache-tls", "Apache, ab, 41 KB, TLS", "apps", APACHE),
+    workload("apache", "Apache, ab, 41 KB", [APPS, "apache"], APACHE),
+    workload(
+        "apache-tls",
+        "Apache, ab, 41 KB, TLS",
+        [APPS, "apache"],
+        APACHE,
+    ),
     workload(
         "redis",
         "Redis, redis-benchmark",
-        "apps",
+        [APPS, "redis"],
         &["redis-server", "redis-tools"],
     ),
     workload(
         "memcached",
         "memcached, memcslap",
-        "apps",
+        [APPS, "memcached"],
         &["memcached", "libmemcached-tools"],
     ),
-    workload("iperf3", "iperf3, one stream", "apps", &["iperf3"]),
+    workload(
+        "iperf3",
+        "iperf3, one stream",
+        [APPS, "iperf3"],
+        &["iperf3"],
+    ),
     supplied("mongodb", "MongoDB, YCSB-A", "mongod"),
     // Never called MongoDB: see workloads/secantusdb.
     supplied(
