@@ -13,6 +13,8 @@
  * is the same one, plugin or not.
  *
  * Option vms=N: each of N VMs sets the marks once, and there is one window, from the first start to the last end.
+ * Windows numbered from 99 on are none: their start is noted (REACHED, below) and nothing else. They must not overlap
+ * others.
  * Option out=FILE. For each window and context in which something ran, one line there:
  *
  *   WINDOW NUMBER OPERATION ROUNDS CONTEXT INSTRUCTIONS ERETS SYSREGS TLBIS BARRIERS
@@ -61,7 +63,7 @@ typedef struct {
 static Context contexts[MAX_CONTEXTS];
 static unsigned context_count;
 static Counts now, start, window;
-static bool in_window, running;
+static bool in_window, running, noted;
 static uint64_t window_id, window_number;
 static unsigned vms = 1, ended; /* VMs that set marks, and those that have ended the window */
 static FILE *out;
@@ -225,21 +227,30 @@ static void print_window(uint64_t rounds)
     fflush(out);
 }
 
+/* The least number of a window that is only noted. */
+enum { FIRST_NOTED = 99 };
+
 enum { MARK_START = 0x60, MARK_END, MARK_PAUSE, MARK_RESUME };
 
 static void on_mark(unsigned int cpu, void *mark)
 {
     char mark_name[32];
+    uint64_t number;
     (void)cpu;
     switch ((uintptr_t)mark) {
     case MARK_START:
-        if (in_window && vms > 1) {
+        number = read_register(x9);
+        if (in_window && vms > 1 && number < FIRST_NOTED) {
+            break;
+        }
+        snprintf(mark_name, sizeof(mark_name), "mark%" PRIu64, number);
+        print_reached(mark_name);
+        noted = number >= FIRST_NOTED;
+        if (noted) {
             break;
         }
         ended = 0;
-        window_id = read_register(x9);
-        snprintf(mark_name, sizeof(mark_name), "mark%" PRIu64, window_id);
-        print_reached(mark_name);
+        window_id = number;
         memset(&window, 0, sizeof(window));
         for (unsigned i = 0; i < block_count; i++) {
             blocks[i].at_start = blocks[i].executions;
@@ -248,6 +259,10 @@ static void on_mark(unsigned int cpu, void *mark)
         resume_window();
         break;
     case MARK_END:
+        if (noted) {
+            noted = false;
+            break;
+        }
         if (!in_window || ++ended < vms) {
             break;
         }

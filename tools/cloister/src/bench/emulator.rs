@@ -162,9 +162,15 @@ pub(super) fn execute(
     }
 }
 
-/// Something that the machine says, and what it is told then.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Question(pub(super) &'static str, pub(super) &'static str);
+/// Something that the machine says, and what it is told then. If that is nothing, what follows may have been said before.
+#[derive(Clone, Debug)]
+pub(super) struct Question(String, String);
+
+impl Question {
+    pub(super) fn new(words: impl Into<String>, reply: impl Into<String>) -> Self {
+        Self(words.into(), reply.into())
+    }
+}
 
 /// Runs QEMU, with what it says in `log`, and answers `questions` in their order; then ends it.
 pub(super) fn converse(
@@ -200,8 +206,10 @@ fn answer(
         loop {
             let bytes = fs::read(log).map_err(|e| about(log, &e))?;
             let console = String::from_utf8_lossy(bytes.get(heard..).unwrap_or_default());
-            if console.contains(words) {
-                heard = bytes.len();
+            if console.contains(words.as_str()) {
+                if !reply.is_empty() {
+                    heard = bytes.len();
+                }
                 break;
             }
             let ended = child.try_wait().map_err(|e| io_reason(&e))?;

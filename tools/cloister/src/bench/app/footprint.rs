@@ -32,10 +32,10 @@ pub(super) fn measure(job: &Job<'_>) -> Result<Footprint, String> {
         Contender::Native => Err("there is no hypervisor".to_owned()),
         Contender::Open | Contender::Protected => {
             let console = job.ask(&[
-                Question("cloister> ", "mem\r"),
-                Question(" KiB of ", "vm start bench-1\r"),
-                Question("first guest instruction", "\rmem\r"),
-                Question(" KiB of ", ""),
+                Question::new("cloister> ", "mem\r"),
+                Question::new(" KiB of ", "vm start bench-1\r"),
+                Question::new("first guest instruction", "\rmem\r"),
+                Question::new(" KiB of ", ""),
             ])?;
             cloister(&console, job.setting.megabytes.into())
         }

@@ -190,7 +190,11 @@ impl Job<'_> {
     /// Runs QEMU: how it ended, what the machine said, and the plugin's lines.
     fn boot(&self, prepared: &Prepared) -> Result<(Result<(), String>, String, String), String> {
         let log = self.file("log");
-        let ended = emulator::execute(&self.paths.qemu, &prepared.line, &log, self.timeout);
+        let (qemu, line) = (&self.paths.qemu, &prepared.line);
+        let ended = match self.contender.is_cloister() && self.setting.vms > 1 {
+            true => emulator::converse(qemu, line, &log, self.timeout, &self.consoles()),
+            false => emulator::execute(qemu, line, &log, self.timeout),
+        };
         let bytes = fs::read(&log).map_err(|e| about(&log, &e))?;
         let console = String::from_utf8_lossy(&bytes).into_owned();
         if ended.is_ok() {
@@ -200,6 +204,27 @@ impl Job<'_> {
         let file = self.file("levels");
         let counts = fs::read_to_string(&file).map_err(|e| about(&file, &e))?;
         Ok((ended, console, counts))
+    }
+
+    /// Cloister's console is one guest's at a time, and keeps what the others say: once all are off, each is shown. By
+    /// then nothing is counted any more.
+    fn consoles(&self) -> Vec<Question> {
+        let numbers = || 1..=self.setting.vms;
+        let off = numbers().map(|n| Question::new(format!("vm bench-{n}: powered off"), ""));
+        let mut all: Vec<Question> = off.collect();
+        let mut before = "cloister> ".to_owned();
+        for number in numbers() {
+            // Ctrl-] leaves the one before.
+            let escape = if number == 1 { "" } else { "\x1d" };
+            all.push(Question::new(
+                before,
+                format!("{escape}vm console bench-{number}\r"),
+            ));
+            before = format!("console of bench-{number}, Ctrl-] leaves it");
+        }
+        all.push(Question::new(before, "\x1dshutdown\r"));
+        all.push(Question::new("all powered off cleanly", ""));
+        all
     }
 
     fn append(&self) -> String {
@@ -223,7 +248,10 @@ impl Job<'_> {
             None => Ok(Images {
                 kernel: self.paths.payload()?,
                 initrd: Some(self.bundle(&kernel, &initrd, autostart)?),
-                append: "exit-when-idle console=bench-1".to_owned(),
+                append: match self.setting.vms {
+                    1 => "exit-when-idle console=bench-1".to_owned(),
+                    _ => "console=shell".to_owned(),
+                },
             }),
             Some((mode, _)) => Ok(Images {
                 initrd: Some(self.host(&kernel, &initrd)?),
