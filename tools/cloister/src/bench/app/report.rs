@@ -80,7 +80,7 @@ fn measured(text: &mut String, all: &[AppResults]) {
         "\n### What was measured\n\nCloister: the version of the tree when its runs were made.\n\n\
          | workload | Cloister | QEMU | kernel of guests and KVM host | KVM host's QEMU | programs |\n|---|---|---|---|---|---|\n",
     );
-    for results in all {
+    for results in all.iter().filter(|r| r.is_measured()) {
         let own = (results.contenders.iter()).find_map(|c| c.cloister.as_ref());
         let v = &results.versions;
         let _ = writeln!(
@@ -233,7 +233,7 @@ pub(in crate::bench) fn plot(all: &[AppResults]) -> String {
         axis: "relative to native (more is better)",
         series: Contender::ALL[1..].iter().map(|c| c.title()).collect(),
         groups: (all.iter())
-            .filter(|r| r.setting.vms == 1 && r.setting.vcpus == 1)
+            .filter(|r| r.setting.vms == 1 && r.setting.vcpus == 1 && r.is_measured())
             .map(|r| (r.workload.as_str(), relative(r)))
             .collect(),
     }

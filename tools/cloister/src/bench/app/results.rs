@@ -149,6 +149,11 @@ impl AppResults {
         self.contenders.iter().find(|c| c.name == name)
     }
 
+    /// Whether there is a figure of anybody.
+    pub(super) fn is_measured(&self) -> bool {
+        self.contenders.iter().any(|c| c.best().is_some())
+    }
+
     /// The contender whose runs are furthest apart.
     pub(super) fn widest(&self) -> Option<(Contender, f64)> {
         let all = self
