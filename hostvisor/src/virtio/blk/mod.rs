@@ -26,10 +26,8 @@ use spin::Mutex;
 const KIND: u32 = 2;
 /// Bytes of a serial (VIRTIO_BLK_ID_BYTES).
 const ID_BYTES: usize = 20;
-/// Requests handed over in one go, between two holds of the lock.
-const BATCH: usize = 16;
 /// Most requests taken before the guest gets to run again.
-const BUDGET: usize = 4 * BATCH;
+const BUDGET: usize = 64;
 /// Segments of requests under way above which no more are taken: they may lie in the machine's heap until its disk
 /// has room for them. At least one request always gets through.
 const MAX_SEGMENTS_OUT: usize = 2048;
@@ -102,14 +100,14 @@ struct UnderWay {
     flush: bool,
 }
 
-/// Why no more requests are taken.
-enum Pause {
-    /// There are none.
-    Empty,
-    /// As many as may be handed over at once.
-    Full,
-    /// Too much is under way.
-    Stalled,
+/// What was taken out of the queue.
+enum Taken {
+    /// A request for the machine.
+    Request(Request),
+    /// A request that could be answered here.
+    Answered,
+    /// Nothing: there is none, or too much is under way.
+    Nothing,
 }
 
 impl Blk {
@@ -178,33 +176,31 @@ impl State {
 }
 
 impl Disk {
-    /// Takes requests and hands them over. True if there are more than may be taken at once.
+    /// Takes requests and hands them over. True if there may be more than are taken at once.
+    ///
+    /// One at a time: to hold the lock once more costs less than to keep requests anywhere until it is free.
     fn serve(&self) -> bool {
-        let mut budget = BUDGET;
-        loop {
-            let mut batch = [const { None }; BATCH];
-            let most = budget.min(BATCH);
-            let pause = {
-                let mut state = self.state.lock();
-                let pause = self.take(&mut state, batch.iter_mut().take(most));
-                match pause {
-                    Ok(pause) => pause,
-                    Err(violation) => {
-                        self.broken(&mut state, &violation);
-                        Pause::Empty
-                    }
-                }
-            };
-            for request in batch.into_iter().flatten() {
-                self.backend.submit(request);
-            }
-            budget -= most;
-            match pause {
-                Pause::Empty | Pause::Stalled => return false,
-                Pause::Full if budget == 0 => return true,
-                Pause::Full => {}
+        for _ in 0..BUDGET {
+            match self.locked(|state| self.take(state)) {
+                Some(Taken::Request(request)) => self.backend.submit(request),
+                Some(Taken::Answered) => {}
+                Some(Taken::Nothing) | None => return false,
             }
         }
+        let published = self.locked(|state| match &mut state.queue {
+            Some(queue) => self.publish(queue),
+            None => Ok(()),
+        });
+        published.is_some()
+    }
+
+    /// Does something with the queue. `None` if the driver has broken the rules.
+    fn locked<T>(&self, work: impl FnOnce(&mut State) -> Result<T, Violation>) -> Option<T> {
+        let mut state = self.state.lock();
+        let result = work(&mut state);
+        result
+            .map_err(|violation| self.broken(&mut state, &violation))
+            .ok()
     }
 
     fn broken(&self, state: &mut State, violation: &Violation) {
@@ -212,34 +208,24 @@ impl Disk {
         self.link.broken(0, violation);
     }
 
-    /// Takes requests out of the queue, as far as `batch` has room; those that need no storage are answered.
-    fn take<'a>(
-        &self,
-        state: &mut State,
-        batch: impl Iterator<Item = &'a mut Option<Request>>,
-    ) -> Result<Pause, Violation> {
-        for place in batch {
-            let Some(queue) = &mut state.queue else {
-                return Ok(Pause::Empty);
-            };
-            if state.segments >= MAX_SEGMENTS_OUT || state.free.is_empty() {
-                state.stalled = true;
-                self.publish(queue)?;
-                return Ok(Pause::Stalled);
-            }
-            // Nothing, but the driver is asked to notify, and looked at once more.
-            if !queue.pop(&mut state.chain)? {
-                self.publish(queue)?;
-                if !queue.want_notifications()? || !queue.pop(&mut state.chain)? {
-                    return Ok(Pause::Empty);
-                }
-            }
-            *place = self.take_one(state)?;
-        }
-        if let Some(queue) = &mut state.queue {
+    /// Takes one request out of the queue.
+    fn take(&self, state: &mut State) -> Result<Taken, Violation> {
+        let Some(queue) = &mut state.queue else {
+            return Ok(Taken::Nothing);
+        };
+        if state.segments >= MAX_SEGMENTS_OUT || state.free.is_empty() {
+            state.stalled = true;
             self.publish(queue)?;
+            return Ok(Taken::Nothing);
         }
-        Ok(Pause::Full)
+        // Nothing, but the driver is asked to notify, and looked at once more.
+        if !queue.pop(&mut state.chain)? {
+            self.publish(queue)?;
+            if !queue.want_notifications()? || !queue.pop(&mut state.chain)? {
+                return Ok(Taken::Nothing);
+            }
+        }
+        self.take_one(state)
     }
 
     /// Shows the driver what it got back.
@@ -250,8 +236,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Reads the chain that was taken: a request for the machine, unless it can be answered here.
-    fn take_one(&self, state: &mut State) -> Result<Option<Request>, Violation> {
+    /// Reads the chain that was taken, and answers it if that needs no storage.
+    fn take_one(&self, state: &mut State) -> Result<Taken, Violation> {
         let Parsed {
             action,
             status,
@@ -270,17 +256,17 @@ impl Disk {
                 let bytes = self.identify(&state.chain, room)?;
                 let written = if bytes == room { bytes + 1 } else { bytes };
                 answer(state, head, status, Status::Good, written as u32)?;
-                return Ok(None);
+                return Ok(Taken::Answered);
             }
             Action::Answer(outcome) => {
                 count(&self.counters.errors, 1);
                 answer(state, head, status, outcome, written_in_vain(room))?;
-                return Ok(None);
+                return Ok(Taken::Answered);
             }
         };
         // What is disowned holds slots, too; whoever calls this has seen that one is free.
         let (Some(slot), Some(done)) = (state.free.pop(), self.me.upgrade()) else {
-            return Ok(None);
+            return Ok(Taken::Nothing);
         };
         let under_way = UnderWay {
             life: state.life,
@@ -296,7 +282,7 @@ impl Disk {
         }
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         self.counters.request(op, &segments);
-        Ok(Some(Request {
+        Ok(Taken::Request(Request {
             op,
             sector,
             sectors,
