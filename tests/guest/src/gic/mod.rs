@@ -4,6 +4,7 @@
 mod v2;
 mod v3;
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::cpu::{self, MAX_CPUS, instruction, mmio};
@@ -44,6 +45,27 @@ pub(crate) type Hook = fn(u32);
 /// How often `cpu` took `intid`.
 pub(crate) fn count(cpu: usize, intid: u32) -> u32 {
     COUNTS[cpu][intid as usize].load(Ordering::SeqCst)
+}
+
+/// Spins until `count(cpu, intid)` is not `seen` any more; answers how many instructions the loop took.
+pub(crate) fn spin(cpu: usize, intid: u32, seen: u32) -> u64 {
+    let counter = COUNTS[cpu][intid as usize].as_ptr();
+    let mut turns = 0_u64;
+    // SAFETY: reads a static's counter, as its `load` does; nothing else is touched.
+    unsafe {
+        asm!(
+            "2: ldr {now:w}, [{counter}]",
+            "add {turns}, {turns}, #1",
+            "cmp {now:w}, {seen:w}",
+            "b.eq 2b",
+            counter = in(reg) counter,
+            seen = in(reg) seen,
+            now = out(reg) _,
+            turns = inout(reg) turns,
+            options(nostack, readonly),
+        );
+    }
+    4 * turns
 }
 
 /// How many interrupts nobody asked for were taken.

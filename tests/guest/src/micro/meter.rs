@@ -8,7 +8,7 @@ use crate::timer::now;
 /// Windows an operation is measured in. The least counts: an interrupt of the host's adds to a window now and then.
 const WINDOWS: u64 = 5;
 /// Rounds in a window.
-const ROUNDS: u64 = 1000;
+pub(super) const ROUNDS: u64 = 1000;
 
 /// Measures one operation and prints its line:
 /// `MICRO ID NAME rounds=ROUNDS windows=WINDOWS least=TICKS most=TICKS`, the ticks those of a window.
@@ -56,9 +56,9 @@ impl Meter {
         });
     }
 
-    /// The sum of what the operation answers: for one that begins in the middle of the round.
-    pub(super) fn latencies(&self, mut operation: impl FnMut() -> u64) {
-        self.measure(WINDOWS, ROUNDS, || (0..ROUNDS).map(|_| operation()).sum());
+    /// The sum of what the operation answers: for one that begins in the middle of the round, or waits in it.
+    pub(super) fn latencies(&self, rounds: u64, mut operation: impl FnMut() -> u64) {
+        self.measure(WINDOWS, rounds, || (0..rounds).map(|_| operation()).sum());
     }
 
     /// Says that this machine does not have the operation.

@@ -5,6 +5,7 @@
 //! `bench/plugin`, which splits the instructions by exception level. Bootargs: `test=micro` and, to choose,
 //! `micro=NAME,NAME`.
 
+mod blk;
 mod exits;
 mod interrupts;
 mod memory;
@@ -55,6 +56,8 @@ static OPERATIONS: &[Operation] = &[
     one("share-unshare", memory::share),
     one("net-out", net::out),
     one("net-through", net::through),
+    one("blk-read", blk::read),
+    one("blk-write", blk::write),
     two("switch", switches::switch),
     two("switch-fp", switches::switch_fp),
     two("ipi-running", switches::ipi_running),

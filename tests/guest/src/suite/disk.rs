@@ -1,115 +1,18 @@
 //! A virtio disk: that it works, that a reset ends all that is under way, and that nothing this driver does to it
 //! harms anything but it.
 
+use crate::blk::{
+    DATA, Driver, FAILED, FLUSH, FRAMING, GET_ID, GOOD, IN, OUT, REQUESTS, UNSUPPORTED, disk,
+};
 use crate::timer;
-use crate::verdict::{Problem, Verdict, check, check_eq};
-use crate::virtio::{self, Descriptor, Device, F_ACCESS_PLATFORM, F_INDIRECT, Queue, reg};
+use crate::verdict::{Verdict, check, check_eq};
+use crate::virtio::{self, Descriptor, F_ACCESS_PLATFORM, reg};
 
-const BLOCK: u32 = 2;
-/// Pages of the arena.
-const RINGS: usize = 0;
-/// Headers and statuses.
-const FRAMING: usize = 1;
-const DATA: usize = 2;
-/// Requests that are under way at once.
-const REQUESTS: u16 = 8;
 /// Sectors of a request: a page.
 const SECTORS: u64 = 8;
 const PAGE: u64 = 4096;
-
-const IN: u32 = 0;
-const OUT: u32 = 1;
-const FLUSH: u32 = 4;
-const GET_ID: u32 = 8;
-const F_FLUSH: u64 = 1 << 9;
-
-const GOOD: u8 = 0;
-const FAILED: u8 = 1;
-const UNSUPPORTED: u8 = 2;
 /// What nobody writes.
 const UNTOUCHED: u64 = 0x5afe_5afe_5afe_5afe;
-
-fn disk() -> Result<Device, Problem> {
-    virtio::find(BLOCK, 0).ok_or(Problem::Skip("no disk"))
-}
-
-/// A driver with `REQUESTS` chains of three descriptors.
-struct Driver {
-    device: Device,
-    queue: Queue,
-}
-
-impl Driver {
-    fn start(device: Device) -> Result<Self, Problem> {
-        check!(
-            device.negotiate(F_FLUSH | F_INDIRECT),
-            "features are refused"
-        );
-        let queue = Queue::new(RINGS, 32);
-        device.place(0, &queue);
-        device.ready();
-        check!(!device.is_broken(), "the device breaks at DRIVER_OK");
-        Ok(Self { device, queue })
-    }
-
-    fn header(index: u16) -> u64 {
-        virtio::page(FRAMING) + 32 * u64::from(index)
-    }
-
-    fn status(index: u16) -> u64 {
-        Self::header(index) + 16
-    }
-
-    fn data(index: u16) -> u64 {
-        virtio::page(DATA + usize::from(index))
-    }
-
-    /// Makes request `index` available, with its page of data.
-    fn offer(&mut self, index: u16, kind: u32, sector: u64, bytes: u32) {
-        self.offer_at(index, kind, sector, Self::data(index), bytes);
-    }
-
-    fn offer_at(&mut self, index: u16, kind: u32, sector: u64, data: u64, bytes: u32) {
-        virtio::store(Self::header(index), u64::from(kind));
-        virtio::store(Self::header(index) + 8, sector);
-        virtio::store(Self::status(index), 0xee_u8);
-        let first = 3 * index;
-        let writes = u16::from(kind != OUT) * 2;
-        let status = Descriptor {
-            address: Self::status(index),
-            len: 1,
-            flags: 2,
-            next: 0,
-        };
-        let behind = if bytes == 0 { first + 2 } else { first + 1 };
-        for (n, address, len, flags, next) in [
-            (first, Self::header(index), 16, 1, behind),
-            (first + 1, data, bytes, 1 | writes, first + 2),
-        ] {
-            let descriptor = Descriptor {
-                address,
-                len,
-                flags,
-                next,
-            };
-            self.queue.describe(n, &descriptor);
-        }
-        self.queue.describe(first + 2, &status);
-        self.queue.offer(first);
-    }
-
-    /// One request, from its beginning to its end: its status.
-    fn request(&mut self, kind: u32, sector: u64, bytes: u32) -> Result<u8, Problem> {
-        self.offer(0, kind, sector, bytes);
-        self.device.notify(0);
-        let back = self.queue.wait();
-        check!(
-            back.is_some_and(|(head, _)| head == 0),
-            "nothing comes back"
-        );
-        Ok(virtio::load(Self::status(0)))
-    }
-}
 
 /// Word `n` of what sector `sector` is to hold in `round`.
 fn word(round: u64, sector: u64, n: u64) -> u64 {

@@ -80,6 +80,7 @@ impl Job<'_> {
             cpus: self.cpus,
             cpu: self.cpu,
             megabytes: 2048,
+            disk: true,
         };
         let plugin = self.plugin()?;
         let line = machine.arguments(plugin.as_deref(), self.images()?);
@@ -197,7 +198,8 @@ impl Job<'_> {
         let text = format!(
             "name = \"micro\"\nformat = \"flat\"\nkernel = {:?}\nvcpus = {}\nmemory = \"{GUEST_MEMORY}\"\n\
              append = \"{}\"\nprotected = {}\non-reboot = \"stop\"\n\
-             [[net]]\nswitch = \"bench\"\n[[net]]\nswitch = \"bench\"\n",
+             [[net]]\nswitch = \"bench\"\n[[net]]\nswitch = \"bench\"\n\
+             [[disk]]\nserial = \"bench\"\n",
             guest.display().to_string(),
             self.vcpus(),
             self.append(),

@@ -80,6 +80,18 @@ pub(super) static OPERATIONS: &[Operation] = &[
         "the same, out and in, with the receiver's interrupt",
         false,
     ),
+    Operation {
+        cost: Cost::Hypervisor,
+        ..operation(
+            "blk-read",
+            "virtio-blk read of 4 KB, with its interrupt",
+            false,
+        )
+    },
+    Operation {
+        cost: Cost::Hypervisor,
+        ..operation("blk-write", "the same, a write", false)
+    },
     operation("switch", "switch to another vCPU of the CPU", false),
     operation("switch-fp", "the same, both use FP", false),
     Operation {

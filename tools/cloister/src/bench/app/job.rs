@@ -115,6 +115,7 @@ impl Job<'_> {
             cpus: self.setting.vcpus,
             cpu: &self.setting.cpu,
             megabytes: self.megabytes(),
+            disk: false,
         }
     }
 
