@@ -109,6 +109,20 @@ impl MachineDisk {
         let geometry = Geometry::read(&transport, features)?;
         let queue = setup::queue(&mut transport, QUEUE, SLOTS, features)?;
         let slots = dma::allocate(u64::from(queue.size()) * SLOT).ok_or(Refused::NoMemory)?;
+        setup::finish(&mut transport);
+        // Its end would reset the device.
+        core::mem::forget(transport);
+        Ok(Self::driving(geometry, queue, slots, port, place))
+    }
+
+    /// A device that is initialised. Each descriptor of `queue` names a [`SlotPage`] of `slots`.
+    fn driving(
+        geometry: Geometry,
+        queue: Queue,
+        slots: Dma,
+        port: Box<dyn Port>,
+        place: String,
+    ) -> Self {
         for slot in 0..queue.size() {
             let table = Descriptor {
                 address: SlotPage::new(&slots, slot).table(),
@@ -118,10 +132,7 @@ impl MachineDisk {
             };
             queue.describe(slot, table);
         }
-        setup::finish(&mut transport);
-        // Its end would reset the device.
-        core::mem::forget(transport);
-        Ok(Self {
+        Self {
             place,
             identity: Once::new(),
             partitions: Once::new(),
@@ -138,7 +149,7 @@ impl MachineDisk {
             dead: AtomicBool::new(false),
             failing: AtomicU32::new(0),
             counters: Counters::default(),
-        })
+        }
     }
 
     /// Where it is in the machine.
@@ -492,3 +503,7 @@ impl State {
 fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
 }
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;
