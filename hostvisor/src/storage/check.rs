@@ -2,12 +2,12 @@
 //!
 //! Asynchronous like everything else: each answer asks for the next piece; the last one writes a line to the log.
 
-use super::crc::Crc32;
-use super::{Done, IoError, MachineDisk, Op, Request, SECTOR};
+use super::{CRC32, Done, IoError, MachineDisk, Op, Request, SECTOR};
 use crate::dma;
 use crate::hw::Dma;
 use crate::segment::Segment;
 use alloc::sync::Arc;
+use crc::Digest;
 use log::{info, warn};
 use spin::Mutex;
 
@@ -25,7 +25,7 @@ struct Check {
 struct State {
     /// `None` when it is over.
     buffer: Option<Dma>,
-    crc: Crc32,
+    crc: Digest<'static, u32>,
 }
 
 /// Starts reading. False if there is no memory for it.
@@ -37,7 +37,7 @@ pub fn start(disk: &Arc<MachineDisk>) -> bool {
         disk: disk.clone(),
         state: Mutex::new(State {
             buffer: Some(buffer),
-            crc: Crc32::new(),
+            crc: CRC32.digest(),
         }),
     });
     next(&check, 0);
@@ -58,7 +58,7 @@ fn next(check: &Arc<Check>, at: u64) {
             "disk {}: first {} KiB, CRC-32 {:08x}",
             check.disk.name(),
             at >> 10,
-            state.crc.value()
+            state.crc.clone().finalize()
         );
         if let Some(buffer) = state.buffer.take() {
             dma::release(buffer);

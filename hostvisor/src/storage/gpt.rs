@@ -4,7 +4,7 @@
 //! are bounded, and a table whose partitions overlap is refused, since two VMs would share what each was given
 //! alone.
 
-use super::crc::crc32;
+use super::CRC32;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -102,7 +102,7 @@ fn copy(disk: &mut impl Blocks, at: u64) -> Result<Vec<Partition>, Bad> {
         return Err(Bad::Unreadable);
     }
     let table = table.get(..bytes).ok_or(Bad::Damaged)?;
-    if crc32(table) != header.table_crc {
+    if CRC32.checksum(table) != header.table_crc {
         return Err(Bad::Damaged);
     }
     let entries = table.chunks_exact(header.entry_size as usize);
@@ -144,7 +144,7 @@ impl Header {
         let mut header = block.get(..size)?.to_vec();
         // Its own checksum counts as zero.
         header.get_mut(16..20)?.fill(0);
-        if crc32(&header) != u32_at(block, 16)? || u64_at(block, 24)? != at {
+        if CRC32.checksum(&header) != u32_at(block, 16)? || u64_at(block, 24)? != at {
             return None;
         }
         let read = Self {

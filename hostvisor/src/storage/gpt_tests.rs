@@ -42,11 +42,11 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 
 /// Writes the header in block `at` anew, with good checksums.
 fn seal(bytes: &mut [u8], at: usize, table: usize) {
-    let crc = crc32(&bytes[table * BLOCK..table * BLOCK + 128 * 128]);
+    let crc = CRC32.checksum(&bytes[table * BLOCK..table * BLOCK + 128 * 128]);
     let header = &mut bytes[at * BLOCK..at * BLOCK + HEADER];
     put(header, 88, &crc.to_le_bytes());
     put(header, 16, &[0; 4]);
-    let crc = crc32(header);
+    let crc = CRC32.checksum(header);
     put(header, 16, &crc.to_le_bytes());
 }
 

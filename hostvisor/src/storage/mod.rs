@@ -6,7 +6,6 @@
 mod blk;
 pub mod check;
 mod claims;
-mod crc;
 mod disk;
 pub mod gpt;
 pub mod machine;
@@ -17,12 +16,16 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 pub use blk::Geometry;
 pub use claims::{Claim, ClaimError, claim};
+use crc::{CRC_32_ISO_HDLC, Crc};
 pub use disk::{Counters, MachineDisk};
 pub use machine::{OpenError, disks, open};
 pub use volume::Volume;
 
 /// Bytes of a sector: the unit of all sector numbers, whatever the disk's own blocks are (virtio 1.2 §5.2.4).
 pub const SECTOR: u64 = 512;
+
+/// CRC-32 as in GUID partition tables (UEFI 2.10 §5.3.2), IEEE 802.3 and zip: what Python's `zlib.crc32` computes.
+static CRC32: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// What is to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
