@@ -3,6 +3,7 @@
 
 mod blk;
 mod inputs;
+mod net;
 mod targets;
 mod virtio;
 
@@ -10,6 +11,7 @@ use crate::rng::Rng;
 use std::time::{Duration, Instant};
 
 pub use blk::blk;
+pub use net::net;
 pub use targets::{bundle, devices, hypercalls, traps, tree, vgic};
 pub use virtio::virtio;
 
@@ -24,7 +26,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "hypercalls",
         run: hypercalls,
@@ -63,6 +65,11 @@ pub const TARGETS: [Target; 8] = [
     Target {
         name: "blk",
         run: blk,
+        seeds: inputs::none,
+    },
+    Target {
+        name: "net",
+        run: net,
         seeds: inputs::none,
     },
 ];

@@ -107,7 +107,7 @@ fn drive(guest: &TestGuest, mut rng: Rng<'_>) {
     });
     let platform = if protected { F_ACCESS_PLATFORM } else { 0 };
     let features = VERSION_1 | platform;
-    abuse(guest, &device, features, &mut rng, |rng, queue| {
+    abuse(guest, &device, features, &mut rng, |rng, [queue]| {
         let waiting = storage.waiting().len();
         assert_eq!(
             device.transport.is_idle(),
@@ -126,7 +126,7 @@ fn drive(guest: &TestGuest, mut rng: Rng<'_>) {
     storage.answer_all(guest);
     assert!(device.transport.is_idle(), "a request is never over");
 
-    let mut queue = take_over(guest, &device, features);
+    let [mut queue] = take_over(guest, &device, features);
     guest.write(BUFFERS, &[0; 16]);
     let status = BUFFERS + 16;
     guest.write(status, &[0xee]);
