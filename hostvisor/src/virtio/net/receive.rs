@@ -142,7 +142,9 @@ impl Receiver {
             } else {
                 &mut self.next
             };
-            let small = taken == MAX_BUFFERS || (taken == 1 && !self.mergeable);
+            // What is larger than all that the ring has room for would hold up everything behind it for ever.
+            let whole_ring = taken == usize::from(queue.size());
+            let small = whole_ring || taken == MAX_BUFFERS || (taken == 1 && !self.mergeable);
             if small || !queue.pop(chain)? {
                 queue.put_back(taken as u16);
                 return Ok(if small {

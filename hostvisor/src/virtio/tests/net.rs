@@ -377,6 +377,23 @@ fn tiny_receive_buffers_cost_their_owner_the_frame_only() {
     assert_eq!(b.take().unwrap().1, frame(2, 1, 60, 3));
 }
 
+/// Found by fuzzing.
+#[test]
+fn a_frame_larger_than_a_whole_ring_of_buffers_holds_up_nothing() {
+    let (mut a, mut b) = pair(FULL, FULL);
+    b.receive = TestQueue::new(&b.guest, 16);
+    b.device.start(FULL, &[&b.receive, &b.transmit]);
+    b.offer(16, 2048);
+    a.send(&NetHeader::default(), &frame(2, 1, 16 * 2048 - 12, 0));
+    assert_eq!(b.take().unwrap().1.len(), 16 * 2048 - 12);
+    b.offer(16, 2048);
+    a.send(&NetHeader::default(), &frame(2, 1, 16 * 2048 - 11, 0));
+    assert!(b.take().is_none());
+    assert_eq!(b.counter("packets dropped"), 1);
+    a.send(&NetHeader::default(), &frame(2, 1, 60, 3));
+    assert_eq!(b.take().unwrap().1, frame(2, 1, 60, 3));
+}
+
 #[test]
 fn features_that_depend_on_others_are_refused_alone() {
     let switch = Arc::new(Switch::new("test"));
