@@ -84,8 +84,9 @@ pub struct WorldRegs {
 
 /// One physical CPU at EL2: its world switch and the registers a world owns.
 pub trait Cpu {
-    /// Selects the world that the next [`Self::enter`] runs.
-    fn set_world(&mut self, world: &WorldRegs);
+    /// Selects the world that the next [`Self::enter`] runs and loads its EL1 registers, once the table walks
+    /// of the world before are over.
+    fn load_world(&mut self, world: &WorldRegs, el1: &El1Regs);
 
     /// Changes CPTR_EL2 alone.
     fn set_cptr(&mut self, cptr: u64);
@@ -104,9 +105,6 @@ pub trait Cpu {
 
     /// Saves the EL1 registers of the world that ran.
     fn save_el1(&mut self, regs: &mut El1Regs);
-
-    /// Loads the EL1 registers of the world to run.
-    fn load_el1(&mut self, regs: &El1Regs);
 
     /// Makes the loaded world take a synchronous exception at EL1 with syndrome `esr`, and FAR_EL1 if
     /// given.

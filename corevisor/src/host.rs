@@ -62,8 +62,7 @@ pub fn start<P: Machine, C: Cpu>(
     for (n, &value) in (0..).zip(entry.x.iter()) {
         state.host.write(n, value);
     }
-    cpu.set_world(&state.host_world);
-    cpu.load_el1(&state.host_el1);
+    cpu.load_world(&state.host_world, &state.host_el1);
     state
 }
 

@@ -140,8 +140,7 @@ pub fn run<P: Machine, C: Cpu>(
         HCR_GUEST
     };
     cpu.save_el1(&mut state.host_el1);
-    cpu.load_el1(&vcpu.el1);
-    cpu.set_world(&vcpu.world);
+    cpu.load_world(&vcpu.world, &vcpu.el1);
     for (n, &lr) in state.lrs.iter().enumerate().take(entry.lr_count) {
         cpu.write_lr(n, lr);
     }
@@ -162,8 +161,7 @@ pub fn run<P: Machine, C: Cpu>(
         set_word(page, run::LIST_REGISTERS.saturating_add(n), cpu.read_lr(n));
     }
     cpu.save_el1(&mut vcpu.el1);
-    cpu.set_world(&state.host_world);
-    cpu.load_el1(&state.host_el1);
+    cpu.load_world(&state.host_world, &state.host_el1);
     report_timers(cpu.now(), vcpu, page);
     set_word(
         page,

@@ -143,7 +143,11 @@ impl El2Cpu {
 }
 
 impl Cpu for El2Cpu {
-    fn set_world(&mut self, world: &WorldRegs) {
+    fn load_world(&mut self, world: &WorldRegs, el1: &El1Regs) {
+        // EL2 begins no EL1&0 table walk, but one that began below it may go on after the exception, and would
+        // mix the registers of two worlds, or cache the result under the other's VMID: a DSB alone waits for
+        // it (Arm ARM D8.1.5, R_LFHQG). SAFETY: a barrier has no other effect.
+        unsafe { core::arch::asm!("dsb nsh", options(nostack, preserves_flags)) };
         msr!("vttbr_el2", world.stage2.vttbr);
         msr!("vtcr_el2", world.stage2.vtcr);
         msr!("hcr_el2", world.hcr);
@@ -155,7 +159,8 @@ impl Cpu for El2Cpu {
             // VDISR_EL2: what a world reads as DISR_EL1 is not another's.
             msr!("s3_4_c12_c1_1", 0);
         }
-        // The exception return that follows synchronises; until then no EL1&0 translation is used.
+        el1.load();
+        // The exception return that follows synchronises.
     }
 
     fn set_cptr(&mut self, cptr: u64) {
@@ -164,7 +169,7 @@ impl Cpu for El2Cpu {
 
     fn enter(&mut self, gp: &mut GpRegs) -> TrapKind {
         // SAFETY: `El2Cpu::new` set the vectors; the corevisor set stage 2 and the trap controls by
-        // `set_world` (HCR_EL2.VM is part of every world it builds); `gp` is borrowed exclusively.
+        // `load_world` (HCR_EL2.VM is part of every world it builds); `gp` is borrowed exclusively.
         match unsafe { world::enter_world(gp) } {
             world::SYNC => TrapKind::Sync,
             world::INTERRUPT => TrapKind::Interrupt,
@@ -187,10 +192,6 @@ impl Cpu for El2Cpu {
 
     fn save_el1(&mut self, regs: &mut El1Regs) {
         regs.save();
-    }
-
-    fn load_el1(&mut self, regs: &El1Regs) {
-        regs.load();
     }
 
     fn inject(&mut self, gp: &mut GpRegs, esr: u64, far: Option<u64>) {

@@ -110,6 +110,9 @@ fn with_regime(regs: Stage2Regs, f: impl FnOnce()) {
     if vttbr == regs.vttbr {
         return f();
     }
+    // A table walk that began below EL2 may still go on: it must not see the other regime (Arm ARM D8.1.5,
+    // R_LFHQG). SAFETY: a barrier has no other effect.
+    unsafe { asm!("dsb ish", options(nostack, preserves_flags)) };
     msr!("vtcr_el2", regs.vtcr);
     msr!("vttbr_el2", regs.vttbr);
     // SAFETY: context synchronisation before the TLBI that depends on the VMID.

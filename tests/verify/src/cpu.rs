@@ -85,8 +85,12 @@ pub struct SimCpu<G> {
 }
 
 impl<G: Guest> Cpu for SimCpu<G> {
-    fn set_world(&mut self, world: &WorldRegs) {
+    fn load_world(&mut self, world: &WorldRegs, el1: &El1Regs) {
         self.hardware.world = *world;
+        let back_to_host = world.stage2.vttbr >> 48 == 0;
+        if !(self.hardware.fault == Fault::KeepEl1 && back_to_host) {
+            self.hardware.el1.clone_from(el1);
+        }
         if self.hardware.fault == Fault::OpenFp {
             self.hardware.world.cptr = arch::traps::CPTR_FP_OPEN;
         }
@@ -116,13 +120,6 @@ impl<G: Guest> Cpu for SimCpu<G> {
 
     fn save_el1(&mut self, regs: &mut El1Regs) {
         regs.clone_from(&self.hardware.el1);
-    }
-
-    fn load_el1(&mut self, regs: &El1Regs) {
-        let back_to_host = self.hardware.world.stage2.vttbr >> 48 == 0;
-        if !(self.hardware.fault == Fault::KeepEl1 && back_to_host) {
-            self.hardware.el1.clone_from(regs);
-        }
     }
 
     fn inject(&mut self, gp: &mut GpRegs, esr: u64, far: Option<u64>) {
