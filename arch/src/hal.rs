@@ -88,6 +88,10 @@ pub trait Cpu {
     /// of the world before are over.
     fn load_world(&mut self, world: &WorldRegs, el1: &El1Regs);
 
+    /// Drops what this CPU's TLB and instruction caches hold for the VMID of the loaded world: another vCPU
+    /// of its VM left it there.
+    fn forget_vcpu(&mut self);
+
     /// Changes CPTR_EL2 alone.
     fn set_cptr(&mut self, cptr: u64);
 

@@ -6,7 +6,7 @@ use crate::fpu::Owner;
 use crate::ownership::Ownership;
 use crate::pool::Platform;
 use crate::vcpu_slot::VcpuSlot;
-use crate::vm::Vms;
+use crate::vm::{self, Vms};
 use abi::MAX_CPUS;
 use abi::psci;
 use abi::run::MAX_LIST_REGISTERS;
@@ -82,6 +82,9 @@ pub struct CpuState {
     pub host_el1: El1Regs,
     /// What EL2 loads to run it.
     pub host_world: WorldRegs,
+    /// By VM slot: the vCPU whose translations and instructions this CPU may hold under the slot's VMID, as
+    /// [`crate::vm::vcpu_id`] names it, or 0.
+    pub last_vcpu: [u64; vm::SLOTS],
     /// Whose FP/SIMD state the registers hold.
     pub fp_owner: Option<Owner>,
     /// List registers of the processor that may be non-zero.

@@ -7,6 +7,7 @@ use crate::core::{Core, CpuState, HostEntry, Machine};
 use crate::hypercall;
 use crate::invariant;
 use crate::vcpu::SCTLR_EL1_RESET;
+use crate::vm;
 use abi::run::MAX_LIST_REGISTERS;
 use abi::{Error, HostCall, psci};
 use arch::context::{El1Regs, GpRegs};
@@ -52,6 +53,7 @@ pub fn start<P: Machine, C: Cpu>(
             cntvoff: 0,
             vmpidr: 1 << 31 | mpidr,
         },
+        last_vcpu: [0; vm::SLOTS],
         fp_owner: None,
         // Nobody knows what the list registers held before.
         lrs_loaded: core.config.list_registers,

@@ -12,7 +12,7 @@ use crate::guest;
 use crate::listreg;
 use crate::vcpu::{Pending, Vcpu};
 use crate::vcpu_slot::VcpuSlot;
-use crate::vm::Life;
+use crate::vm::{self, Life};
 use abi::Error;
 use abi::run::{self, ExitReason, MAX_LIST_REGISTERS};
 use arch::hal::{Cpu, FrameWords};
@@ -141,6 +141,15 @@ pub fn run<P: Machine, C: Cpu>(
     };
     cpu.save_el1(&mut state.host_el1);
     cpu.load_world(&vcpu.world, &vcpu.el1);
+    // vCPUs of a VM share its VMID, but not what a CPU keeps under it: translations of tables that are one
+    // vCPU's own, and instructions fetched with the MMU off, are no other's.
+    let id = vm::vcpu_id(handle, index);
+    if let Some(last) = state.last_vcpu.get_mut(vm::slot_number(handle))
+        && *last != id
+    {
+        *last = id;
+        cpu.forget_vcpu();
+    }
     for (n, &lr) in state.lrs.iter().enumerate().take(entry.lr_count) {
         cpu.write_lr(n, lr);
     }

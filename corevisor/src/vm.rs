@@ -17,11 +17,22 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub const SLOTS: usize = 64;
 
 const SLOT_BITS: u32 = 8;
+const VCPU_BITS: u32 = 4;
+const _: () = assert!(MAX_VCPUS <= 1 << VCPU_BITS);
+
+/// Number of the slot that a handle names.
+pub const fn slot_number(handle: u64) -> usize {
+    (handle & ((1 << SLOT_BITS) - 1)) as usize
+}
 
 /// Id of the VM with this handle.
 fn id_of(handle: u64) -> VmId {
-    let number = (handle & ((1 << SLOT_BITS) - 1)) as u16;
-    VmId(number.saturating_add(1))
+    VmId((slot_number(handle) as u16).saturating_add(1))
+}
+
+/// vCPU `index` (below [`MAX_VCPUS`]) of VM `handle` as a word that no other vCPU ever has, and that is never 0.
+pub const fn vcpu_id(handle: u64, index: usize) -> u64 {
+    handle << VCPU_BITS | index as u64
 }
 
 /// Where a VM is in its life.
@@ -246,8 +257,7 @@ impl Vms {
 
     /// The slot that `handle` names.
     pub fn get(&self, handle: u64) -> Result<&VmSlot, Error> {
-        let number = usize::try_from(handle & ((1 << SLOT_BITS) - 1)).unwrap_or(SLOTS);
-        let slot = self.slots.get(number).ok_or(Error::NotFound)?;
+        let slot = self.slots.get(slot_number(handle)).ok_or(Error::NotFound)?;
         if handle != 0 && slot.handle.load(Ordering::Acquire) == handle && slot.life() != Life::Free
         {
             Ok(slot)

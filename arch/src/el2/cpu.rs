@@ -163,6 +163,21 @@ impl Cpu for El2Cpu {
         // The exception return that follows synchronises.
     }
 
+    fn forget_vcpu(&mut self) {
+        // The first ISB makes the VMID count that was just loaded. HCR_EL2.FB makes nothing broadcast at EL2.
+        // SAFETY: dropping translations and instructions is always allowed.
+        unsafe {
+            core::arch::asm!(
+                "isb",
+                "tlbi vmalle1",
+                "ic iallu",
+                "dsb nsh",
+                "isb",
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+
     fn set_cptr(&mut self, cptr: u64) {
         msr!("cptr_el2", cptr);
     }

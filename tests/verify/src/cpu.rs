@@ -5,6 +5,7 @@ use abi::Ipa;
 use arch::context::{El1Regs, FpRegs, GpRegs, Timer, VgicRegs};
 use arch::hal::{Cpu, TrapKind, WorldRegs};
 use arch::pstate;
+use std::collections::BTreeMap;
 
 /// List registers of the machine.
 pub const LIST_REGISTERS: usize = 4;
@@ -30,6 +31,10 @@ pub struct Hardware {
     pub ich_hcr: u64,
     /// Virtual timer.
     pub vtimer: Timer,
+    /// By VMID, VMPIDR_EL2 of the vCPU whose translations the TLB holds.
+    pub tlb: BTreeMap<u64, u64>,
+    /// How often some were dropped because another vCPU was to run.
+    pub forgotten: u64,
     /// ESR_EL2.
     pub esr: u64,
     /// FAR_EL2.
@@ -59,6 +64,8 @@ impl Hardware {
             vgic: VgicRegs::new(),
             ich_hcr: 0,
             vtimer: Timer::default(),
+            tlb: BTreeMap::new(),
+            forgotten: 0,
             esr: 0,
             far: 0,
             fault_page: 0,
@@ -67,6 +74,13 @@ impl Hardware {
             last_x5: 0,
             fault,
         }
+    }
+}
+
+impl Hardware {
+    /// VTTBR_EL2.VMID.
+    const fn vmid(&self) -> u64 {
+        self.world.stage2.vttbr >> 48
     }
 }
 
@@ -96,11 +110,21 @@ impl<G: Guest> Cpu for SimCpu<G> {
         }
     }
 
+    fn forget_vcpu(&mut self) {
+        self.hardware.forgotten += 1;
+        if self.hardware.fault != Fault::KeepVcpu {
+            self.hardware.tlb.remove(&self.hardware.vmid());
+        }
+    }
+
     fn set_cptr(&mut self, cptr: u64) {
         self.hardware.world.cptr = cptr;
     }
 
     fn enter(&mut self, gp: &mut GpRegs) -> TrapKind {
+        let (vmid, vcpu) = (self.hardware.vmid(), self.hardware.world.vmpidr);
+        let filled_by = *self.hardware.tlb.entry(vmid).or_insert(vcpu);
+        assert_eq!(filled_by, vcpu, "vCPUs share translations");
         let trap = self.guest.run(&mut self.hardware, gp);
         self.hardware.last_x5 = gp.x[5];
         trap

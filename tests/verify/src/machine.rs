@@ -48,6 +48,8 @@ pub enum Fault {
     BusyUnseen,
     /// EL1 registers are not switched back for the hostvisor.
     KeepEl1,
+    /// A CPU's TLB keeps the translations of one vCPU for the next of its VM.
+    KeepVcpu,
     /// FP/SIMD registers do not trap for the hostvisor.
     OpenFp,
     /// The timer's deadline that is reported at an exit is a general register of the guest.

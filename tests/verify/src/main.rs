@@ -9,7 +9,7 @@ use verify::fuzz;
 use verify::machine::Fault;
 use verify::noninterference;
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 10] = [
     Fault::SkipZero,
     Fault::ZeroShort,
     Fault::DropIpa,
@@ -19,6 +19,7 @@ const FAULTS: [Fault; 9] = [
     Fault::KeepEl1,
     Fault::OpenFp,
     Fault::LeakGp,
+    Fault::KeepVcpu,
 ];
 
 fn main() {
