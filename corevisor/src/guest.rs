@@ -228,22 +228,24 @@ fn instruction_abort<P: Machine, C: Cpu>(
     fault: Fault,
 ) -> Option<Exit> {
     let far = cpu.far();
-    if fault != Fault::Translation {
-        slot.count(VcpuStat::CoreInject);
-        let esr = pstate::esr_instruction_abort(vcpu.gp.pstate);
-        cpu.inject(&mut vcpu.gp, esr, Some(far));
-        return None;
+    if fault == Fault::Translation {
+        let page = cpu.fault_page();
+        if is_mapped(core, vm, vcpu, page) {
+            return None;
+        }
+        if pkvm::may_exit(core, vcpu, vm, page) {
+            vcpu.pending_far = far;
+            vcpu.pending = Pending::InstructionFault;
+            return Some(Exit {
+                reason: ExitReason::MemFault,
+                args: [page.0, 2, 0],
+            });
+        }
     }
-    let page = cpu.fault_page();
-    if is_mapped(core, vm, vcpu, page) {
-        return None;
-    }
-    vcpu.pending_far = far;
-    vcpu.pending = Pending::InstructionFault;
-    Some(Exit {
-        reason: ExitReason::MemFault,
-        args: [page.0, 2, 0],
-    })
+    slot.count(VcpuStat::CoreInject);
+    let esr = pstate::esr_instruction_abort(vcpu.gp.pstate);
+    cpu.inject(&mut vcpu.gp, esr, Some(far));
+    None
 }
 
 /// True if the VM's table maps `page` after all: changing a live table breaks entries before it makes

@@ -22,8 +22,8 @@ const HYP_MEMINFO: u32 = 0xC600_0002;
 const MEM_SHARE: u32 = 0xC600_0003;
 /// MEM_UNSHARE: and loses it.
 const MEM_UNSHARE: u32 = 0xC600_0004;
-/// MMIO_GUARD: a page is a device's; from the first such call on, an access to a page that maps nothing
-/// and was not named ends in an abort instead of reaching the hostvisor.
+/// MMIO_GUARD: a page is a device's; from the first such call on, an access to or fetch from a page that maps
+/// nothing and was not named ends in an abort instead of reaching the hostvisor.
 const MMIO_GUARD: u32 = 0xC600_0007;
 
 /// Most pages a VM may name: each can cost two frames of the page-table pool.
@@ -101,7 +101,7 @@ fn guard_mmio<P: Machine>(
     Ok(())
 }
 
-/// True if an access to `page`, which maps nothing, may reach the hostvisor.
+/// True if an access to or fetch from `page`, which maps nothing, may reach the hostvisor.
 pub fn may_exit<P: Machine>(core: &Core<P>, vcpu: &Vcpu, vm: &VmSlot, page: Ipa) -> bool {
     if !vm.guards_mmio() {
         return true;

@@ -288,6 +288,9 @@ guest_vectors:
     add   x22, x22, #1
     mrs   x16, elr_el1
     add   x16, x16, #4
+    lsr   x18, x21, #26
+    cmp   x18, #0x21                // an instruction abort: back to who called
+    csel  x16, x30, x16, eq
     msr   elr_el1, x16
     eret
     .endr

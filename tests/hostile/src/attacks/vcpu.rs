@@ -24,6 +24,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ("secondary-entry", secondary),
     ("cpu-on-exposes-little", cpu_on_exposes),
     ("mmio-guarded", guarded),
+    ("mmio-guarded-fetch", guarded_fetch),
 ];
 
 /// Has the guest begin `what`, up to the access at `ipa` that ends in an exit.
@@ -258,10 +259,12 @@ fn secondary() -> Outcome {
     refused!("the VM's own entry and context")
 }
 
+const MMIO_GUARD: u64 = 0xC600_0007;
+/// A page that maps nothing and is not the control page.
+const ELSEWHERE: u64 = 0x0a00_0000;
+
 /// A guest that has named its devices' pages takes an abort anywhere else; the host is not asked.
 fn guarded() -> Outcome {
-    const MMIO_GUARD: u64 = 0xC600_0007;
-    const ELSEWHERE: u64 = 0x0a00_0000;
     let vm = Vm::running(true, 1)?;
     let guest = vm.first();
     up_to(guest, Do::Peek, &[ELSEWHERE], ELSEWHERE)?;
@@ -275,6 +278,30 @@ fn guarded() -> Outcome {
     guest.command(Do::Faults, &[])?;
     let peek = guest.peek(ELSEWHERE);
     require!(peek.is_ok(), "the host was asked: {peek:x?}");
+    let faults = guest.command(Do::Faults, &[])?;
+    require!(faults >> 32 == 1, "the guest took no abort: {faults:#x}");
+    refused!("an abort in the guest")
+}
+
+/// The same for an instruction fetch.
+fn guarded_fetch() -> Outcome {
+    let vm = Vm::running(true, 1)?;
+    let guest = vm.first();
+    let Err(Stop::Exit(exit)) = guest.command(Do::Call, &[ELSEWHERE]) else {
+        given!(false, "an unguarded fetch does not stop the guest");
+        return refused!("");
+    };
+    given!(
+        exit.is(ExitReason::MemFault) && exit.args == [ELSEWHERE, 2, 0],
+        "an unguarded fetch is not the host's: {exit:x?}"
+    );
+    guest.set_page_word(run::ENTRY_FLAGS, run::ENTRY_ABORT);
+    guest.finish(0, 100, 100)?;
+    let named = guest.hvc(MMIO_GUARD, guest::DROP & !0xfff)?;
+    given!(named == 0, "MMIO_GUARD answers {named:#x}");
+    guest.command(Do::Faults, &[])?;
+    let call = guest.command(Do::Call, &[ELSEWHERE]);
+    require!(call.is_ok(), "the host was told: {call:x?}");
     let faults = guest.command(Do::Faults, &[])?;
     require!(faults >> 32 == 1, "the guest took no abort: {faults:#x}");
     refused!("an abort in the guest")
