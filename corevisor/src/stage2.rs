@@ -143,7 +143,8 @@ impl Stage2 {
     }
 
     /// How many of `pages` pages from `ipa` on map nothing, up to the first that does. The pages lie
-    /// in one aligned 2 MiB. [`Error::Exists`] if none, [`Error::BadState`] after teardown has begun.
+    /// in one aligned 2 MiB; all of that only where a block can be mapped, so one less in a table that holds
+    /// nothing but marks. [`Error::Exists`] if none, [`Error::BadState`] after teardown has begun.
     pub fn vacant<P: Platform>(
         &self,
         pool: &Pool<'_, P>,
@@ -157,6 +158,7 @@ impl Stage2 {
         let slot = self.find(platform, ipa, PAGE_LEVEL);
         let vacant = match slot.decoded {
             Decoded::Invalid if slot.level == PAGE_LEVEL => {
+                let pages = pages.min(PAGES_2M - 1);
                 cells(platform, slot.table, index(ipa, PAGE_LEVEL), pages)
                     .take_while(|cell| !load(cell).is_valid())
                     .count() as u64
@@ -261,8 +263,12 @@ impl Stage2 {
         platform.publish();
     }
 
-    /// Marks the unmapped page at `ipa` as a device's. [`Error::Exists`] if something is mapped there.
+    /// Marks the unmapped page at `ipa` as a device's. [`Error::Exists`] if something is mapped there,
+    /// [`Error::BadState`] after teardown has begun.
     pub fn mark_mmio<P: Platform>(&mut self, pool: &Pool<'_, P>, ipa: Ipa) -> Result<(), Error> {
+        if self.closed {
+            return Err(Error::BadState);
+        }
         let platform = pool.platform();
         let slot = self.find(platform, ipa, PAGE_LEVEL);
         if slot.decoded != Decoded::Invalid {

@@ -118,6 +118,46 @@ fn a_vm_has_gicv_and_nothing_moves_it() {
     assert_eq!(own.pool().free_count(), free);
 }
 
+/// A page that the VM has named as a device's makes a table that maps nothing: memory comes there all the
+/// same, and as a block.
+#[test]
+fn a_page_named_as_a_devices_keeps_no_memory_out() {
+    for named in [0, 5, 511] {
+        let setup = small();
+        let own = boot(&setup);
+        let mut table = vm(&setup, &own, 1);
+        own.vm_mark_mmio(&mut table, ipa(512 + named)).unwrap();
+        let donated = own.donate(&mut table, VM1, ipa(512), Pfn(A + 512), 512);
+        assert_eq!(donated, Ok(512));
+        let mapping = table.walk(own.pool(), ipa(512 + named)).unwrap();
+        assert_eq!(
+            (mapping.pa, mapping.size),
+            (Pfn(A + 512 + named).base(), 2 << 20)
+        );
+        assert!(!table.is_mmio(own.pool(), ipa(512 + named)));
+        assert!(setup.machine.complaints().is_empty());
+        destroy(&setup, &own, &mut table);
+    }
+}
+
+/// Nothing is named in a table that is being torn down, and a table that is gone is not walked.
+#[test]
+fn a_table_that_ends_takes_no_marks() {
+    let setup = small();
+    let own = boot(&setup);
+    let mut table = vm(&setup, &own, 1);
+    own.donate(&mut table, VM1, ipa(0), Pfn(A + 512), 3)
+        .unwrap();
+    let late = |own: &Ownership<'_, Machine>, table: &mut Stage2| {
+        assert_eq!(own.vm_mark_mmio(table, ipa(8)), Err(Error::BadState));
+        assert!(!table.is_mmio(own.pool(), ipa(8)));
+    };
+    assert_eq!(own.teardown(&mut table, 0), Err(Error::Again));
+    late(&own, &mut table);
+    assert_eq!(own.teardown(&mut table, 9), Ok(()));
+    late(&own, &mut table);
+}
+
 /// Where table frames are short, a VM that cannot have GICV has nothing.
 #[test]
 fn a_vm_without_room_for_gicv_leaves_nothing_behind() {
