@@ -14,8 +14,8 @@ pub const MAX_REDISTRIBUTORS: usize = 8;
 pub const MAX_ITS: usize = 8;
 /// Most ranges of a GICv2 that are kept from the hostvisor: GICH and GICV at two addresses.
 pub const MAX_GICV2_WITHHELD: usize = 4;
-/// Most other devices that are kept from the hostvisor.
-pub const MAX_WITHHELD: usize = 16;
+/// Most other devices that are kept from the hostvisor; trace has several for each CPU.
+pub const MAX_WITHHELD: usize = 40;
 
 /// A CPU of the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -125,8 +125,8 @@ pub struct BootInfo {
     pub cpus_in_tree: usize,
     /// How to start them.
     pub cpu_start: CpuStart,
-    /// Devices that write memory where they are told to, and that nobody needs: QEMU's fw_cfg (its DMA
-    /// interface), SMMUs (their queues).
+    /// Devices that write memory where they are told to or reach into processors, and that nobody needs, see
+    /// [`crate::withheld`].
     pub withheld: List<Range, MAX_WITHHELD>,
     /// The interrupt controller.
     pub gic: Gic,

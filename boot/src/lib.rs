@@ -12,3 +12,4 @@ pub mod layout;
 pub mod ranges;
 pub mod tree;
 pub mod tree_check;
+pub mod withheld;

@@ -1,11 +1,15 @@
 //! From the device tree to [`BootInfo`]. Plain code over bytes; tested on the host.
 //!
-//! Addresses below a bus whose `ranges` is not the identity are not translated.
+//! Addresses below a bus whose `ranges` is not the identity are not translated. No device that is withheld, in
+//! whole or in part, may be there ([`crate::withheld`]).
 
 use crate::gic_v2;
-use crate::info::{BootInfo, Cpu, CpuStart, Gic, MAX_WITHHELD, Timers, Uart};
+use crate::info::{
+    BootInfo, Cpu, CpuStart, Gic, MAX_ITS, MAX_REDISTRIBUTORS, MAX_WITHHELD, Timers, Uart,
+};
 use crate::ranges::{List, Range};
 use crate::tree_check::TreeError;
+use crate::withheld;
 use abi::{MAX_CPUS, PAGE_SIZE};
 use arch::platform::{RedistributorRow, UartModel};
 use core::fmt;
@@ -30,6 +34,10 @@ pub enum ParseError {
     BootCpuUnknown(u64),
     /// More devices to withhold than there is place for.
     TooManyWithheld,
+    /// A device to withhold, with this `reg`, has no physical address and size that can be told.
+    Misplaced(u64),
+    /// A CPU is parked at this address, which is not reserved.
+    Parked(u64),
 }
 
 impl fmt::Display for ParseError {
@@ -45,7 +53,22 @@ impl fmt::Display for ParseError {
             Self::TooManyWithheld => {
                 write!(
                     f,
-                    "device tree has more than {MAX_WITHHELD} SMMUs and fw_cfgs"
+                    "device tree has too many devices that must be kept from the hostvisor \
+                     ({MAX_WITHHELD} SMMUs and CoreSight components, {MAX_REDISTRIBUTORS} regions of redistributors, \
+                     {MAX_ITS} ITSs)"
+                )
+            }
+            Self::Misplaced(reg) => {
+                write!(
+                    f,
+                    "device tree does not tell the physical address of a device that must be kept from the \
+                     hostvisor (reg {reg:#x})"
+                )
+            }
+            Self::Parked(address) => {
+                write!(
+                    f,
+                    "device tree parks a CPU at {address:#x} (cpu-release-addr) and does not reserve that memory"
                 )
             }
             Self::NoRam => f.write_str("device tree names no RAM"),
@@ -83,8 +106,8 @@ pub fn parse(tree: &[u8], boot_mpidr: u64) -> Result<BootInfo, ParseError> {
     if info.cpu_start != CpuStart::SpinTable {
         info.cpu_start = psci(&fdt);
     }
-    info.gic = gic(&fdt);
-    info.withheld = withheld(&fdt)?;
+    info.gic = gic(&fdt)?;
+    info.withheld = withheld::read(&fdt, GIC_V2)?;
     info.timers = timers(&fdt);
     Ok(info)
 }
@@ -222,6 +245,7 @@ fn cpus(fdt: &Fdt<'_>, boot_mpidr: u64, info: &mut BootInfo) -> Result<(), Parse
         .children()
         .filter(|&node| text(node, "device_type") == Some("cpu"))
     {
+        check_parked(node, info)?;
         let Some(mpidr) = node.property("reg").and_then(|p| p.as_usize()) else {
             continue;
         };
@@ -249,6 +273,22 @@ fn cpus(fdt: &Fdt<'_>, boot_mpidr: u64, info: &mut BootInfo) -> Result<(), Parse
     }
 }
 
+/// A CPU that waits for an address at `cpu-release-addr`, which ones that are `disabled` do too (Devicetree
+/// Specification 0.4, 3.8.1), goes wherever who can write there sends it, at EL2: firmware must have reserved
+/// the place, as Linux asks for (Documentation/arch/arm64/booting.rst).
+fn check_parked(cpu: FdtNode<'_, '_>, info: &BootInfo) -> Result<(), ParseError> {
+    let Some(release) = cpu.property("cpu-release-addr") else {
+        return Ok(());
+    };
+    let address = release.as_usize().unwrap_or(0) as u64;
+    let word = Range::sized(address, 8);
+    if info.reserved.iter().any(|reserved| reserved.contains(word)) {
+        Ok(())
+    } else {
+        Err(ParseError::Parked(address))
+    }
+}
+
 fn psci(fdt: &Fdt<'_>) -> CpuStart {
     if let Some(node) = fdt.find_compatible(&["arm,psci-1.0", "arm,psci-0.2"]) {
         return match text(node, "method") {
@@ -272,7 +312,7 @@ const GIC_V2: &[&str] = &[
     "arm,cortex-a9-gic",
 ];
 
-fn gic(fdt: &Fdt<'_>) -> Gic {
+fn gic(fdt: &Fdt<'_>) -> Result<Gic, ParseError> {
     if let Some(node) = fdt.find_compatible(&["arm,gic-v3"]) {
         let mut frames = reg(node);
         let distributor = frames.next().unwrap_or_default();
@@ -288,8 +328,9 @@ fn gic(fdt: &Fdt<'_>) -> Gic {
                 size: row.size(),
                 stride: stride as u64,
             };
-            // More rows than the list has place for belong to CPUs beyond the supported ones.
-            let _ = redistributors.push(row);
+            redistributors
+                .push(row)
+                .map_err(|_| ParseError::TooManyWithheld)?;
         }
         let mut its = List::default();
         for node in fdt
@@ -297,42 +338,24 @@ fn gic(fdt: &Fdt<'_>) -> Gic {
             .filter(|&n| compatible(n, &["arm,gic-v3-its"]))
         {
             for range in reg(node) {
-                let _ = its.push(range.grown_to(PAGE_SIZE));
+                its.push(range.grown_to(PAGE_SIZE))
+                    .map_err(|_| ParseError::TooManyWithheld)?;
             }
         }
-        return Gic::V3 {
+        return Ok(Gic::V3 {
             distributor,
             redistributors,
             its,
-        };
+        });
     }
     let Some(node) = fdt.find_compatible(GIC_V2) else {
-        return Gic::Unknown;
+        return Ok(Gic::Unknown);
     };
     let board = fdt
         .find_node("/")
         .and_then(|root| root.property("compatible"));
     let names = board.map_or("", |p| str::from_utf8(p.value).unwrap_or(""));
-    Gic::V2(gic_v2::read(reg(node), names.split('\0')))
-}
-
-/// What [`BootInfo::withheld`] is made of.
-const WITHHELD: &[&str] = &[
-    "qemu,fw-cfg-mmio",
-    "arm,smmu-v3",
-    "arm,mmu-500",
-    "arm,smmu-v2",
-];
-
-fn withheld(fdt: &Fdt<'_>) -> Result<List<Range, MAX_WITHHELD>, ParseError> {
-    let mut list = List::default();
-    for node in fdt.all_nodes().filter(|&n| compatible(n, WITHHELD)) {
-        for range in reg(node) {
-            list.push(range.grown_to(PAGE_SIZE))
-                .map_err(|_| ParseError::TooManyWithheld)?;
-        }
-    }
-    Ok(list)
+    Ok(Gic::V2(gic_v2::read(reg(node), names.split('\0'))))
 }
 
 /// PPIs start at INTID 16.
@@ -375,7 +398,7 @@ fn usable(node: FdtNode<'_, '_>) -> bool {
     matches!(text(node, "status"), None | Some("okay" | "ok"))
 }
 
-fn compatible(node: FdtNode<'_, '_>, names: &[&str]) -> bool {
+pub(crate) fn compatible(node: FdtNode<'_, '_>, names: &[&str]) -> bool {
     node.compatible()
         .is_some_and(|list| list.all().any(|name| names.contains(&name)))
 }
@@ -390,7 +413,7 @@ fn cell(node: FdtNode<'_, '_>, name: &str) -> Option<u32> {
 }
 
 /// The `reg` entries that name a size.
-fn reg<'a>(node: FdtNode<'_, 'a>) -> impl Iterator<Item = Range> + use<'a> {
+pub(crate) fn reg<'a>(node: FdtNode<'_, 'a>) -> impl Iterator<Item = Range> + use<'a> {
     node.reg()
         .into_iter()
         .flatten()

@@ -8,8 +8,8 @@ pub const MAGIC: u32 = 0xD00D_FEED;
 pub const HEADER_SIZE: usize = 40;
 /// Largest tree accepted.
 pub const MAX_SIZE: usize = 4 << 20;
-/// Deepest nesting accepted.
-const MAX_DEPTH: u32 = 32;
+/// Deepest nesting accepted: readers recurse, on a small stack without a guard page yet.
+const MAX_DEPTH: u32 = 16;
 /// Oldest version understood: the last one without the structure block's size is 16.
 const VERSION: u32 = 17;
 

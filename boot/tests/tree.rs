@@ -21,6 +21,28 @@ struct Machine {
     initrd: Option<(u64, u64)>,
     psci: Option<(&'static str, &'static str)>,
     stdout: &'static str,
+    /// `cpu-release-addr` of the last CPU, and its status.
+    release: Option<(u64, &'static str)>,
+    /// Rows of redistributors.
+    rows: Vec<[u64; 2]>,
+    devices: Vec<Device>,
+}
+
+/// A device: its `compatible`, its `reg`, and, if it is on a bus, the bus's `ranges` (two cells each).
+#[derive(Clone)]
+struct Device {
+    compatible: &'static str,
+    reg: Vec<u64>,
+    bus: Option<Option<Vec<u64>>>,
+}
+
+/// A device at the root, of a page.
+fn device(compatible: &'static str, address: u64) -> Device {
+    Device {
+        compatible,
+        reg: vec![address, 0x1000],
+        bus: None,
+    }
 }
 
 impl Default for Machine {
@@ -33,6 +55,9 @@ impl Default for Machine {
             initrd: None,
             psci: Some(("arm,psci-1.0", "smc")),
             stdout: "/pl011@9000000",
+            release: None,
+            rows: vec![[0x80a_0000, 0x8_0000], [0x40_0000_0000, 0x10_0000]],
+            devices: vec![],
         }
     }
 }
@@ -90,7 +115,14 @@ impl Machine {
             let cpu = fdt.begin_node(&format!("cpu@{mpidr:x}"))?;
             fdt.property_string("device_type", "cpu")?;
             fdt.property_u32("reg", mpidr as u32)?;
-            fdt.property_string("enable-method", "psci")?;
+            match self.release.filter(|_| self.cpus.last() == Some(&mpidr)) {
+                Some((address, status)) => {
+                    fdt.property_string("enable-method", "spin-table")?;
+                    fdt.property_string("status", status)?;
+                    fdt.property_u64("cpu-release-addr", address)?;
+                }
+                None => fdt.property_string("enable-method", "psci")?,
+            }
             fdt.end_node(cpu)?;
         }
         fdt.end_node(node)?;
@@ -105,15 +137,9 @@ impl Machine {
         fdt.property_u32("#interrupt-cells", 3)?;
         fdt.property_u32("#address-cells", 2)?;
         fdt.property_u32("#size-cells", 2)?;
-        fdt.property_u32("#redistributor-regions", 2)?;
-        let frames = [
-            0x800_0000,
-            0x1_0000,
-            0x80a_0000,
-            0x8_0000,
-            0x40_0000_0000,
-            0x10_0000,
-        ];
+        fdt.property_null("ranges")?;
+        fdt.property_u32("#redistributor-regions", self.rows.len() as u32)?;
+        let frames = [&[0x800_0000, 0x1_0000], self.rows.as_flattened()].concat();
         fdt.property_array_u64("reg", &[&frames[..], &[0x1234_0000, 0x1000]].concat())?;
         let its = fdt.begin_node("its@8080000")?;
         fdt.property_string("compatible", "arm,gic-v3-its")?;
@@ -132,6 +158,22 @@ impl Machine {
         )?;
         fdt.property_array_u64("reg", &[0x900_0000, 0x1000])?;
         fdt.end_node(node)?;
+        for (n, device) in self.devices.iter().enumerate() {
+            let bus = fdt.begin_node(&format!("bus-{n}"))?;
+            fdt.property_u32("#address-cells", 2)?;
+            fdt.property_u32("#size-cells", 2)?;
+            match &device.bus {
+                None => fdt.property_null("ranges")?,
+                Some(None) => {}
+                Some(Some(ranges)) => fdt.property_array_u64("ranges", ranges)?,
+            }
+            let node = fdt.begin_node("device")?;
+            fdt.property_string("compatible", device.compatible)?;
+            fdt.property_array_u64("reg", &device.reg)?;
+            fdt.property_string("status", "disabled")?;
+            fdt.end_node(node)?;
+            fdt.end_node(bus)?;
+        }
         fdt.end_node(root)
     }
 }
@@ -351,6 +393,149 @@ fn only_psci_by_smc_starts_cpus() {
     }
 }
 
+fn refused(machine: &Machine) -> ParseError {
+    read(machine.tree(), 0).unwrap_err()
+}
+
+/// A CPU that is parked where the hostvisor could write is refused, in use or not.
+#[test]
+fn parked_cpus_are_parked_in_reserved_memory() {
+    const PARKING: u64 = BASE + 0xfff8;
+    for status in ["okay", "disabled"] {
+        let mut machine = Machine {
+            release: Some((PARKING, status)),
+            ..Machine::default()
+        };
+        assert_eq!(refused(&machine), ParseError::Parked(PARKING));
+        machine.reserved_memory = vec![(BASE, 0x1_0000, true)];
+        assert_eq!(refused(&machine), ParseError::Parked(PARKING), "reusable");
+        machine.reserved_memory = vec![];
+        machine.memreserve = vec![(BASE, 0x1_0000)];
+        let expected = if status == "okay" {
+            CpuStart::SpinTable
+        } else {
+            CpuStart::PsciSmc
+        };
+        assert_eq!(parse(&machine).cpu_start, expected);
+        // What is no RAM would be a device of the hostvisor's.
+        machine.release = Some((0x10_0000, status));
+        assert_eq!(refused(&machine), ParseError::Parked(0x10_0000));
+        machine.release = Some((BASE + 0xfffc, status));
+        machine.memory = vec![(BASE, 0x1_0000), (BASE + 0x2_0000, 1 << 30)];
+        assert_eq!(refused(&machine), ParseError::Parked(BASE + 0xfffc));
+    }
+}
+
+#[test]
+fn what_reaches_memory_or_processors_is_withheld() {
+    let names = [
+        "qemu,fw-cfg-mmio",
+        "arm,smmu-v1",
+        "arm,smmu-v2",
+        "arm,mmu-400",
+        "arm,mmu-401",
+        "arm,mmu-500",
+        "arm,smmu-v3",
+        "arm,smmu-v3-pmcg",
+        "qcom,smmu-500",
+        "nvidia,smmu-500",
+        "cavium,smmu-v2",
+        "arm,coresight-cpu-debug",
+        "arm,coresight-cti",
+        "arm,coresight-etm4x",
+        "arm,coresight-tmc",
+        "qcom,coresight-tpda",
+        "arm,embedded-trace-extension",
+    ];
+    for name in names {
+        let devices = vec![device(name, 0x1000_0800), device("arm,pl031", 0x1100_0000)];
+        let info = parse(&Machine {
+            devices,
+            ..Machine::default()
+        });
+        assert_eq!(
+            info.withheld[..],
+            [Range::sized(0x1000_0000, 0x2000)],
+            "{name}"
+        );
+    }
+}
+
+/// One device more than there is place for is not left to the hostvisor.
+#[test]
+fn what_cannot_all_be_withheld_is_refused() {
+    let many = |compatible, count| Machine {
+        devices: (0..count)
+            .map(|n| device(compatible, 0x1000_0000 + n * 0x1_0000))
+            .collect(),
+        ..Machine::default()
+    };
+    // One is there already.
+    for (compatible, count) in [("arm,smmu-v3", 40), ("arm,gic-v3-its", 7)] {
+        parse(&many(compatible, count));
+        let error = refused(&many(compatible, count + 1));
+        assert_eq!(error, ParseError::TooManyWithheld, "{compatible}");
+    }
+    let rows = |count| Machine {
+        rows: (0..count)
+            .map(|n| [0x40_0000_0000 + n * 0x10_0000, 0x2_0000])
+            .collect(),
+        ..Machine::default()
+    };
+    parse(&rows(8));
+    assert_eq!(refused(&rows(9)), ParseError::TooManyWithheld);
+}
+
+#[test]
+fn what_is_withheld_has_a_physical_address() {
+    let on = |compatible, bus| Machine {
+        devices: vec![Device {
+            bus: Some(bus),
+            ..device(compatible, 0x1000)
+        }],
+        ..Machine::default()
+    };
+    for compatible in [
+        "arm,mmu-500",
+        "arm,coresight-tmc",
+        "arm,gic-v3-its",
+        "arm,gic-400",
+    ] {
+        for (ranges, fine) in [
+            (Some(vec![]), true),
+            (Some(vec![0, 0, 1 << 40]), true),
+            (Some(vec![0, 0, 0x1000, 0x1000, 0x1000, 0x1000]), true),
+            (Some(vec![0, 0x4000_0000, 1 << 30]), false),
+            (Some(vec![0, 0, 0x1000, 0x1000, 0x4000_1000, 0x1000]), false),
+            (Some(vec![0, 0]), false),
+            (None, false),
+        ] {
+            let machine = on(compatible, ranges.clone());
+            match read(machine.tree(), 0) {
+                Ok(_) => assert!(fine, "{compatible} {ranges:x?}"),
+                Err(error) => {
+                    assert_eq!(error, ParseError::Misplaced(0x1000));
+                    assert!(!fine, "{compatible} {ranges:x?}");
+                }
+            }
+        }
+    }
+    // What is the hostvisor's may be anywhere.
+    parse(&on("arm,pl031", None));
+    // An address without its size, or none.
+    for reg in [vec![0x1000, 0x1000, 0x3000], vec![0x1000]] {
+        let devices = vec![Device {
+            reg,
+            ..device("arm,mmu-500", 0)
+        }];
+        let machine = Machine {
+            devices,
+            ..Machine::default()
+        };
+        assert_eq!(refused(&machine), ParseError::Misplaced(0x1000));
+    }
+}
+
 /// Start and end of the structure block.
 fn structure(tree: &[u8]) -> (usize, usize) {
     let word = |at: usize| u32::from_be_bytes(tree[at..at + 4].try_into().unwrap()) as usize;
@@ -446,7 +631,7 @@ fn trouble_behind_the_console_can_be_told_on_it() {
 
 #[test]
 fn deep_nesting_is_refused() {
-    for (depth, fine) in [(31, true), (32, false), (60, false)] {
+    for (depth, fine) in [(15, true), (16, false), (60, false)] {
         let mut fdt = FdtWriter::new().unwrap();
         let nodes: Vec<_> = std::iter::once("")
             .chain(std::iter::repeat_n("n", depth))

@@ -5,8 +5,8 @@ use abi::{Error, PhysAddr};
 use arch::descriptor::Access;
 
 /// Most restricted regions a machine may have: what firmware reserves, two for each CPU's
-/// redistributor, translation services and other devices that write memory.
-pub const MAX_RESTRICTED: usize = 80;
+/// redistributor, translation services and other devices that write memory or reach into processors.
+pub const MAX_RESTRICTED: usize = 96;
 
 /// A range of MMIO and what is left of it for the hostvisor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
