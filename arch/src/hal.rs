@@ -27,6 +27,10 @@ pub trait Memory: Sync {
 
     /// Fills the frame with zeros and makes them visible to every observer, caches off included.
     fn zero(&self, frame: Pfn);
+
+    /// Drops what instruction caches of all CPUs hold, where stores do not reach them by themselves: what was
+    /// fetched from a frame is not for its next owner to run.
+    fn forget_instructions(&self);
 }
 
 /// Which stage-2 translation regime: the pair of registers that select it.

@@ -36,6 +36,10 @@ impl Memory for Hardware {
     fn zero(&self, frame: Pfn) {
         self.memory.zero(frame);
     }
+
+    fn forget_instructions(&self) {
+        self.memory.forget_instructions();
+    }
 }
 
 impl Tlb for Hardware {

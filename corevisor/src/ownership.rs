@@ -244,6 +244,7 @@ impl<'a, P: Platform> Ownership<'a, P> {
             let claim = self.frames.claim(&Transition::reclaim(id), 0, pfn, left)?;
             let run = claim.count();
             let clean = claim.clear(|n| self.pool.platform().zero(Pfn(pfn.0 + n)));
+            self.pool.platform().forget_instructions();
             claim.commit(clean);
             Ok(run)
         })

@@ -108,6 +108,8 @@ pub struct Machine {
     pub invalidations: AtomicU64,
     /// Calls of [`Memory::clean`] so far.
     pub cleaned: AtomicU64,
+    /// Calls of [`Memory::forget_instructions`] so far.
+    pub forgotten: AtomicU64,
 }
 
 /// A machine, its frame table, and how boot divides its RAM: the pool first, the hostvisor the rest.
@@ -187,6 +189,7 @@ impl Machine {
             observer: Mutex::default(),
             invalidations: AtomicU64::new(0),
             cleaned: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
         }
     }
 
@@ -532,6 +535,10 @@ impl Memory for Machine {
             let what = format!("{pa:#x} is cleaned while the hostvisor can write to it");
             observer.violations.push(what);
         }
+    }
+
+    fn forget_instructions(&self) {
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
     }
 
     fn zero(&self, frame: Pfn) {

@@ -86,6 +86,14 @@ impl Memory for El2Memory {
         self.clean(frame);
     }
 
+    fn forget_instructions(&self) {
+        // CTR_EL0.DIC: stores reach the instruction caches.
+        if mrs!("ctr_el0") & 1 << 29 == 0 {
+            // SAFETY: instructions are fetched anew.
+            unsafe { asm!("ic ialluis", "dsb ish", options(nostack, preserves_flags)) };
+        }
+    }
+
     fn clean(&self, frame: Pfn) {
         let start = self.address(frame);
         let mut line = start;

@@ -519,6 +519,20 @@ fn what_leaves_the_hostvisor_is_cleaned_of_its_stores() {
     assert!(setup.machine.complaints().is_empty());
 }
 
+/// Instructions that were fetched from a VM's frames are gone before the frames are the hostvisor's, once for
+/// each batch.
+#[test]
+fn what_leaves_a_vm_takes_its_instructions_along() {
+    let setup = small();
+    let own = boot(&setup);
+    let mut table = vm(&setup, &own, 1);
+    own.donate(&mut table, VM1, ipa(0), Pfn(A + 512), 300)
+        .unwrap();
+    destroy(&setup, &own, &mut table);
+    assert_eq!(own.reclaim(VM1, Pfn(A + 512), 300), Ok(300));
+    assert_eq!(setup.machine.forgotten.load(Ordering::Relaxed), 1);
+}
+
 #[test]
 fn without_table_frames_nothing_changes() {
     let setup = small();

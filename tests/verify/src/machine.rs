@@ -178,6 +178,8 @@ impl Memory for Machine {
         self.tell(Event::Clean);
     }
 
+    fn forget_instructions(&self) {}
+
     fn zero(&self, frame: Pfn) {
         let Some(index) = self.index(frame) else {
             panic!("{frame:?} is not RAM");
