@@ -91,6 +91,11 @@ pub(crate) fn secondary(index: usize, info: &BootInfo) -> ! {
     else {
         refuse(format_args!("CPU {index} came up before the boot CPU"))
     };
+    if !HARDWARE.get().is_some_and(Hardware::suits_this_cpu) {
+        refuse(format_args!(
+            "CPU {index} has other cache lines or zeroes other blocks than the boot CPU"
+        ));
+    }
     // SAFETY: called once on this CPU after each start, at EL2, on its final stack.
     let mut cpu = unsafe { El2Cpu::new(gich(info)) };
     host::run(core, &mut cpu, index, own.arrive())

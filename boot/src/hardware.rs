@@ -22,6 +22,11 @@ impl Hardware {
             info,
         }
     }
+
+    /// True if this CPU's caches are maintained as the boot CPU's are.
+    pub(crate) fn suits_this_cpu(&self) -> bool {
+        self.memory.suits_this_cpu()
+    }
 }
 
 impl Memory for Hardware {

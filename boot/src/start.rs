@@ -38,6 +38,11 @@ pub(crate) extern "C" fn boot_main(x0: u64, x2: u64, level: u64) -> ! {
             "entered at EL{level}; EL2 is needed (QEMU: -M virt,virtualization=on)"
         ));
     }
+    if mmu::has_vhe_only() {
+        refuse(format_args!(
+            "the CPU's EL2 is for VHE only (no FEAT_E2H0): HCR_EL2.E2H stays 1"
+        ));
+    }
     check_firmware(&info);
     match &info.gic {
         Gic::V3 { .. } => {}

@@ -27,18 +27,18 @@ impl El2Memory {
     /// that Rust objects of EL2 live in is never named in a call (the frame table keeps it Core).
     #[must_use]
     pub unsafe fn new(ram: [(Pfn, u64); MAX_RAM_REGIONS]) -> Self {
-        // CTR_EL0.DminLine: log2 of words in the smallest data cache line.
-        let dczid = mrs!("dczid_el0");
-        let zero_block = if dczid & 1 << 4 == 0 {
-            4 << (dczid & 0xf)
-        } else {
-            0
-        };
+        let (cache_line, zero_block) = granules();
         Self {
             ram,
-            cache_line: 4 << ((mrs!("ctr_el0") >> 16) & 0xf),
+            cache_line,
             zero_block,
         }
+    }
+
+    /// True if this CPU cleans and zeroes in the same steps as the one that made `self`.
+    #[must_use]
+    pub fn suits_this_cpu(&self) -> bool {
+        granules() == (self.cache_line, self.zero_block)
     }
 
     fn address(&self, frame: Pfn) -> u64 {
@@ -51,6 +51,18 @@ impl El2Memory {
         }
         frame.base().0
     }
+}
+
+/// Bytes of this CPU's smallest data cache line, and bytes that its DC ZVA zeroes: 0 where it is prohibited.
+fn granules() -> (u64, u64) {
+    // Both are log2 of words: CTR_EL0.DminLine, DCZID_EL0.BS; DCZID_EL0.DZP prohibits.
+    let (ctr, dczid) = (mrs!("ctr_el0"), mrs!("dczid_el0"));
+    let zero_block = if dczid & 1 << 4 == 0 {
+        4 << (dczid & 0xf)
+    } else {
+        0
+    };
+    (4 << ((ctr >> 16) & 0xf), zero_block)
 }
 
 /// The core was about to touch what is not RAM: it has lost track of its memory.

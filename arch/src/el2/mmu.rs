@@ -2,7 +2,7 @@
 //! [`crate::stage1`].
 
 use crate::stage1::{MAIR, VA_BITS};
-use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, Readable};
+use aarch64_cpu::registers::{HCR_EL2, ID_AA64MMFR0_EL1, Readable};
 use core::arch::asm;
 
 /// Register values every CPU loads to run under the same tables.
@@ -56,6 +56,13 @@ pub fn pa_bits() -> u32 {
         4 => 44,
         _ => 48,
     }
+}
+
+/// True if HCR_EL2.E2H is 1 though the entry stub wrote 0: a CPU without FEAT_E2H0, whose EL2 registers have
+/// another layout than all of this knows. At EL2 only.
+#[must_use]
+pub fn has_vhe_only() -> bool {
+    HCR_EL2.is_set(HCR_EL2::E2H)
 }
 
 impl Regime {
