@@ -1,6 +1,6 @@
 //! Host → core hypercalls: `HVC #0` from the hostvisor's EL1.
 //!
-//! x0 holds the function number, x1–x5 the arguments. The answer is in x0 (0 or an
+//! x0 holds the function number, x1–x4 the arguments. The answer is in x0 (0 or an
 //! [`crate::Error`]) and x1–x4; every other register keeps its value. `docs/hypercalls/` has a page
 //! for each call with the order of its checks.
 //!
@@ -78,11 +78,12 @@ pub const MAX_FRAMES_PER_CALL: u64 = 512;
 pub enum CoreInfo {
     /// [`crate::ABI_VERSION`].
     AbiVersion = 0,
-    /// Physical CPUs that the machine's tree names.
+    /// Physical CPUs in use, at most [`crate::MAX_CPUS`].
     Cpus = 1,
     /// Frames of RAM in all.
     RamFrames = 2,
-    /// Frames the core keeps for itself: image, frame table, page-table pool, vCPU table.
+    /// Frames the core keeps for itself: image (vCPUs' state is in it), EL2's tables, frame table, page-table
+    /// pool.
     CoreFrames = 3,
     /// Page-table frames free at the moment.
     PoolFree = 4,

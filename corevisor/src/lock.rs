@@ -8,7 +8,7 @@ use core::ops::{Deref, DerefMut};
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 use spin::relax::RelaxStrategy;
 
-/// Rank of a VM's own lock: taken first.
+/// Rank of a VM's own lock: taken first of these. (vCPUs' states, before it, are spin locks without rank.)
 pub const VM: u8 = 1;
 /// Rank of the hostvisor's stage-2 table.
 pub const HOST: u8 = 2;

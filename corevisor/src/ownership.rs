@@ -2,10 +2,12 @@
 //!
 //! Lock order, each CPU taking them only downwards ([`crate::lock`] checks it in tests):
 //!
-//! 1. a VM's own lock, held by the caller (it is what makes `&mut Stage2` of a VM possible);
-//! 2. busy frames: claimed without waiting, refused with [`Error::Busy`] if taken;
-//! 3. the hostvisor's table;
-//! 4. the page-table pool.
+//! 1. a vCPU's state, held for as long as it runs; who holds a VM's lock tries, and waits for the state of a
+//!    free slot alone, whose holder waits for nothing;
+//! 2. a VM's own lock, held by the caller (it is what makes `&mut Stage2` of a VM possible);
+//! 3. busy frames: claimed without waiting, refused with [`Error::Busy`] if taken;
+//! 4. the hostvisor's table;
+//! 5. the page-table pool.
 //!
 //! A transition claims its frames, takes what it needs from the pool, changes tables (a frame leaves
 //! the old table, TLB invalidation complete, before it enters the new one), and commits. The
@@ -235,7 +237,7 @@ impl<'a, P: Platform> Ownership<'a, P> {
     }
 
     /// Frames of `id` become the hostvisor's again, zeroed unless they were lent. The caller knows that
-    /// the VM is dead and that its [`Self::teardown`] has begun: nothing reaches the frames. Answers as
+    /// the VM is dead and that its [`Self::teardown`] is complete: nothing reaches the frames. Answers as
     /// [`Self::donate`].
     pub fn reclaim(&self, id: VmId, pfn: Pfn, count: u64) -> Result<u64, Error> {
         check_frames(pfn, count)?;
