@@ -11,7 +11,7 @@
 use super::frame::Frame;
 use super::offload::Fault;
 pub use super::table::PortId;
-use super::table::{Heard, Table};
+use super::table::{Heard, Source, Table};
 use crate::{hw, random};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -51,7 +51,7 @@ pub struct Counters {
     pub received: AtomicU64,
     /// Their bytes.
     pub received_bytes: AtomicU64,
-    /// Frames from it that were none, or had a source that is another port's.
+    /// Frames from it that were none, or had a source that is another port's or outside.
     pub refused: AtomicU64,
     /// Frames for it that it had no room for.
     pub dropped: AtomicU64,
@@ -82,7 +82,7 @@ impl Counters {
 
 struct Member {
     port: Arc<dyn Port>,
-    limit: u16,
+    source: Source,
 }
 
 struct State {
@@ -173,13 +173,14 @@ impl Switch {
         {
             return Err(Refused::Address);
         }
-        let limit = if address.is_some() {
-            GUEST_LIMIT
-        } else {
-            UPLINK_LIMIT
+        let outside = address.is_none();
+        let source = Source {
+            port: id,
+            outside,
+            limit: if outside { UPLINK_LIMIT } else { GUEST_LIMIT },
         };
         if let Some(place) = state.ports.get_mut(at) {
-            *place = Some(Member { port, limit });
+            *place = Some(Member { port, source });
         }
         Ok(id)
     }
@@ -214,8 +215,8 @@ impl Switch {
             state.swept = now;
             state.table.age(now);
         }
-        let limit = state.ports.get(usize::from(from))?.as_ref()?.limit;
-        if state.table.hear(source, from, limit, now) == Heard::Spoofed {
+        let port = state.ports.get(usize::from(from))?.as_ref()?.source;
+        if state.table.hear(source, port, now) == Heard::Spoofed {
             return None;
         }
         if is_reserved(destination) {

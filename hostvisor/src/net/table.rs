@@ -1,8 +1,9 @@
 //! Which port an Ethernet address is behind.
 //!
 //! Addresses of guests' interfaces are *pinned* by their manifests and never move. Others are learned from the frames
-//! that come from them and forgotten after five minutes (IEEE 802.1Q §8.8.3). Ports cannot crowd each other out: each has
-//! a limit, and only old entries, or its own, give way.
+//! that come from them and forgotten after five minutes (IEEE 802.1Q §8.8.3). Guests cannot crowd anybody out: each of
+//! their ports has a limit, and only old entries, or its own, give way to it. Nor can a guest pass for who was heard of
+//! outside the machine: the gateway's frames would be its own. What is outside displaces what guests made up.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -21,6 +22,8 @@ struct Entry {
     /// 0: free.
     address: u64,
     port: PortId,
+    /// Behind an uplink.
+    outside: bool,
     /// In seconds.
     heard: u64,
 }
@@ -28,15 +31,27 @@ struct Entry {
 const FREE: Entry = Entry {
     address: 0,
     port: 0,
+    outside: false,
     heard: 0,
 };
+
+/// A port that frames come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// Its number.
+    pub port: PortId,
+    /// It leads out of the machine.
+    pub outside: bool,
+    /// Addresses that may be learned behind it.
+    pub limit: u16,
+}
 
 /// What came of hearing from an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heard {
     /// It may send from there.
     Fine,
-    /// It is pinned to another port.
+    /// It is pinned to another port, or somebody's outside.
     Spoofed,
 }
 
@@ -125,9 +140,10 @@ impl Table {
         })
     }
 
-    /// An address was heard as a source at `port`, which may have `limit` learned ones.
-    pub fn hear(&mut self, address: [u8; 6], port: PortId, limit: u16, now: u64) -> Heard {
+    /// An address was heard as a source.
+    pub fn hear(&mut self, address: [u8; 6], source: Source, now: u64) -> Heard {
         let address = number(address);
+        let Source { port, outside, .. } = source;
         if let Some(owner) = self.pinned(address) {
             return if owner == port {
                 Heard::Fine
@@ -136,46 +152,49 @@ impl Table {
             };
         }
         let set = self.set(address);
-        let full = self.learned(port) >= limit;
+        let full = self.learned(port) >= source.limit;
         let Some(set) = self.entries.get_mut(set) else {
             return Heard::Fine;
         };
+        let new = Entry {
+            address,
+            port,
+            outside,
+            heard: now,
+        };
+        let old = |e: &Entry| e.address == 0 || now.saturating_sub(e.heard) > AGE;
         if let Some(entry) = set.iter_mut().find(|e| e.address == address) {
             if entry.port == port {
                 entry.heard = now;
+            } else if entry.outside && !outside && !old(entry) {
+                return Heard::Spoofed;
             } else if !full {
                 // It has moved.
                 discount(&mut self.learned, entry.port);
-                *entry = Entry {
-                    address,
-                    port,
-                    heard: now,
-                };
+                *entry = new;
                 count(&mut self.learned, port);
             }
             return Heard::Fine;
         }
-        let old = |e: &Entry| e.address == 0 || now.saturating_sub(e.heard) > AGE;
-        let place = if full { None } else { set.iter().position(old) };
-        // At its limit, or with its set full, a port replaces what it has not heard of for longest.
-        let own = || {
-            let own = set
-                .iter()
-                .enumerate()
-                .filter(|(_, e)| e.address != 0 && e.port == port);
-            own.min_by_key(|(_, e)| e.heard).map(|(at, _)| at)
+        let oldest = |which: &dyn Fn(&Entry) -> bool| {
+            let which = set.iter().enumerate().filter(|(_, e)| which(e));
+            which.min_by_key(|(_, e)| e.heard).map(|(at, _)| at)
         };
+        let place = if full {
+            None
+        } else {
+            let guests = || oldest(&|e| outside && !e.outside);
+            set.iter().position(old).or_else(guests)
+        };
+        // At its limit, or with its set full, a port replaces what it has not heard of for longest.
+        let own = || oldest(&|e| e.address != 0 && e.port == port);
         if let Some(at) = place.or_else(own)
             && let Some(entry) = set.get_mut(at)
         {
             if entry.address != 0 {
                 discount(&mut self.learned, entry.port);
             }
-            *entry = Entry {
-                address,
-                port,
-                heard: now,
-            };
+            *entry = new;
             count(&mut self.learned, port);
         }
         Heard::Fine
@@ -228,10 +247,19 @@ mod tests {
     use proptest::prelude::*;
 
     const LIMIT: u16 = 6;
+    const OUTSIDE: PortId = 3;
+
+    fn from(port: PortId) -> Source {
+        Source {
+            port,
+            outside: port == OUTSIDE,
+            limit: LIMIT,
+        }
+    }
 
     proptest! {
-        /// Pinned addresses are where they were pinned and are heard nowhere else; no port has more than its
-        /// limit; what is found was heard there last and not too long ago; counts are exact.
+        /// Pinned addresses are where they were pinned and are heard nowhere else; so are those outside, until they are
+        /// forgotten; no port has more than its limit; what is found was heard there last and not too long ago; counts are exact.
         #[test]
         fn tells_where_an_address_was_heard_last(
             steps in proptest::collection::vec((0u8..6, 0u8..40, 0u16..4, 0u64..40), 1..400), key: u64,
@@ -255,8 +283,11 @@ mod tests {
                     }
                     2 => table.age(now),
                     _ => {
-                        let heard = table.hear(mac(n), port, LIMIT, now);
-                        let elsewhere = pinned.get(&n).is_some_and(|p| *p != port);
+                        let elsewhere = match pinned.get(&n) {
+                            Some(owner) => *owner != port,
+                            None => port != OUTSIDE && table.find(mac(n), now) == Some(OUTSIDE),
+                        };
+                        let heard = table.hear(mac(n), from(port), now);
                         prop_assert_eq!(heard == Heard::Spoofed, elsewhere);
                         if !pinned.contains_key(&n) && table.find(mac(n), now) == Some(port) {
                             last.insert(n, (port, now));
@@ -289,10 +320,10 @@ mod tests {
             let mut table = Table::new(key);
             let quiet: Vec<_> = (0..5).map(|n| [2, 9, 9, 9, 9, n]).collect();
             for address in &quiet {
-                table.hear(*address, 1, LIMIT, 10);
+                table.hear(*address, from(1), 10);
             }
             for [a, b, c, d, e] in flood {
-                table.hear([4, a, b, c, d, e], 0, LIMIT, 20);
+                table.hear([4, a, b, c, d, e], from(0), 20);
             }
             for address in &quiet {
                 prop_assert_eq!(table.find(*address, 20), Some(1));
@@ -303,10 +334,27 @@ mod tests {
     #[test]
     fn what_is_old_is_forgotten() {
         let mut table = Table::new(1);
-        table.hear([2; 6], 3, LIMIT, 100);
-        assert_eq!(table.find([2; 6], 100 + AGE), Some(3));
+        table.hear([2; 6], from(2), 100);
+        assert_eq!(table.find([2; 6], 100 + AGE), Some(2));
         assert_eq!(table.find([2; 6], 101 + AGE), None);
         table.age(101 + AGE);
-        assert_eq!(table.learned(3), 0);
+        assert_eq!(table.learned(2), 0);
+    }
+
+    #[test]
+    fn guests_cannot_keep_the_outside_from_being_learned() {
+        let mut table = Table::new(1);
+        // As many ports as it takes to fill the table with what guests made up.
+        for n in 0..u16::MAX {
+            let [a, b] = n.to_be_bytes();
+            let guest = Source {
+                port: 4 + n / LIMIT,
+                outside: false,
+                limit: LIMIT,
+            };
+            table.hear([6, 0, 0, 0, a, b], guest, 10);
+        }
+        table.hear([2; 6], from(OUTSIDE), 10);
+        assert_eq!(table.find([2; 6], 10), Some(OUTSIDE));
     }
 }
