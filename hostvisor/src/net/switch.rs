@@ -195,11 +195,12 @@ impl Switch {
         drop(member);
     }
 
-    /// Forwards a frame from port `from`. An error says that the frame, or where it lies, is not sound.
-    pub fn forward(&self, from: PortId, frame: &Frame<'_>) -> Result<(), Fault> {
+    /// Forwards a frame from port `from`: to how many ports. An error says that the frame, or where it lies, is not
+    /// sound.
+    pub fn forward(&self, from: PortId, frame: &Frame<'_>) -> Result<usize, Fault> {
         match self.way(from, frame, seconds()).ok_or(Fault::Malformed)? {
-            Way::One(port) => port.deliver(frame),
-            Way::Nowhere => Ok(()),
+            Way::One(port) => port.deliver(frame).map(|()| 1),
+            Way::Nowhere => Ok(0),
             Way::All => self.flood(from, frame),
         }
     }
@@ -234,8 +235,8 @@ impl Switch {
     }
 
     /// To all but the sender. Each gets it or does not: none holds up another.
-    fn flood(&self, from: PortId, frame: &Frame<'_>) -> Result<(), Fault> {
-        let mut result = Ok(());
+    fn flood(&self, from: PortId, frame: &Frame<'_>) -> Result<usize, Fault> {
+        let mut result = Ok(0);
         for id in 0..MAX_PORTS as PortId {
             let state = self.state.lock();
             if usize::from(id) >= state.ports.len() {
@@ -244,7 +245,8 @@ impl Switch {
             let port = state.port(id).filter(|_| id != from);
             drop(state);
             if let Some(port) = port {
-                result = result.and(port.deliver(frame));
+                let taken = port.deliver(frame);
+                result = result.and_then(|n| taken.map(|()| n + 1));
             }
         }
         result

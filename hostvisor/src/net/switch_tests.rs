@@ -42,7 +42,8 @@ fn frame(to: [u8; 6], from: [u8; 6], serial: u8) -> Vec<u8> {
 }
 
 fn send(switch: &Switch, from: PortId, bytes: &[u8]) -> Result<(), Fault> {
-    switch.forward(from, &Frame::own(NetHeader::default(), bytes).unwrap())
+    let frame = Frame::own(NetHeader::default(), bytes).unwrap();
+    switch.forward(from, &frame).map(|_| ())
 }
 
 fn switch(rooms: &[usize]) -> (Switch, Vec<Arc<Bin>>) {

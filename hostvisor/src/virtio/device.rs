@@ -209,6 +209,11 @@ pub trait Device: Send + Sync {
     /// Largest size of each queue.
     fn queues(&self) -> &[u16];
 
+    /// Most descriptors of a chain in queue `queue`, where drivers have no use for as many as the queue has.
+    fn longest_chain(&self, _queue: usize) -> u16 {
+        u16::MAX
+    }
+
     /// Whether the device works with this subset of what was offered.
     fn accepts(&self, _features: u64) -> bool {
         true

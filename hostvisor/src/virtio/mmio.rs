@@ -350,7 +350,8 @@ impl Transport {
         {
             return Err(Violation::Overlap);
         }
-        Queue::new(self.memory.clone(), &place, options)
+        let queue = Queue::new(self.memory.clone(), &place, options)?;
+        Ok(queue.of_chains_up_to(self.device.longest_chain(index)))
     }
 
     /// Goes on with what [`Written::More`] said. True if there still is more.

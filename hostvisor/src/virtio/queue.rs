@@ -1,8 +1,8 @@
 //! The device's side of a split virtqueue (virtio 1.2 §2.7), over the memory of a guest that may be hostile.
 //!
 //! Everything a guest writes is read once into this program's memory and checked there: descriptors one by one
-//! as the chain is walked, ring indices once for each look. A walk ends after as many descriptors as the queue
-//! has; a queue never has more chains out than its size. Buffers lie in the guest's memory, or the
+//! as the chain is walked, ring indices once for each look. A walk ends after as many descriptors as the device has
+//! use for, the queue's size at most; a queue never has more chains out than its size. Buffers lie in the guest's memory, or the
 //! chain is refused. What breaks the rules is a [`Violation`]: the device stops and wants a reset (§2.1.2).
 //! A guest that changes its rings while they are read gets one or the other of its own values.
 //!
@@ -28,6 +28,9 @@ pub const MAX_SIZE: u16 = 1024;
 /// Most physically contiguous pieces that a chain's buffers of one direction may consist of.
 pub const MAX_SEGMENTS: usize = 1024;
 
+/// Largest buffer: more than any request has, and little enough to find its pieces in no time.
+const MAX_BUFFER: u32 = 32 << 20;
+
 /// What a driver did to its queue that the standard forbids.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Violation {
@@ -43,8 +46,8 @@ pub enum Violation {
     TooManyBuffers,
     /// No such descriptor.
     Descriptor(u16),
-    /// The chain is longer than the queue.
-    Loop,
+    /// The chain has more descriptors than the device takes; it may be endless.
+    Long(u16),
     /// An indirect descriptor that is not negotiated, not alone, or inside an indirect table.
     Indirect,
     /// Length of an indirect table.
@@ -53,6 +56,8 @@ pub enum Violation {
     Order,
     /// A buffer without bytes.
     Empty,
+    /// A buffer of more bytes than any request has.
+    Large(u32),
     /// A buffer that is not within the guest's memory, or in too many pieces.
     Buffer(u64, u32),
     /// The chain is not what the device's requests look like.
@@ -81,11 +86,12 @@ impl fmt::Display for Violation {
             }
             Self::TooManyBuffers => write!(f, "more buffers than descriptors"),
             Self::Descriptor(index) => write!(f, "no descriptor {index}"),
-            Self::Loop => write!(f, "descriptor chain loops"),
+            Self::Long(most) => write!(f, "chain of more than {most} descriptors"),
             Self::Indirect => write!(f, "indirect descriptor where none may be"),
             Self::IndirectLength(len) => write!(f, "indirect table of {len} bytes"),
             Self::Order => write!(f, "buffer to read behind one to write"),
             Self::Empty => write!(f, "empty buffer"),
+            Self::Large(len) => write!(f, "buffer of {len} bytes"),
             Self::Buffer(ipa, len) => {
                 write!(f, "buffer of {len} bytes at {ipa:#x} is not within memory")
             }
@@ -161,6 +167,8 @@ pub struct Queue {
     available: Area,
     used: Area,
     size: u16,
+    /// Most descriptors of a chain.
+    longest: u16,
     options: Options,
     /// The available index to be looked at next, and up to where it was valid at the last look.
     next: u16,
@@ -219,6 +227,7 @@ impl Queue {
             available,
             used,
             size: place.size,
+            longest: place.size,
             options,
             next: 0,
             seen: 0,
@@ -226,6 +235,13 @@ impl Queue {
             published: 0,
             asked: 0,
         })
+    }
+
+    /// The same, with at most so many descriptors in a chain.
+    #[must_use]
+    pub fn of_chains_up_to(mut self, longest: u16) -> Self {
+        self.longest = longest.min(self.size);
+        self
     }
 
     /// Descriptors.
@@ -281,7 +297,7 @@ impl Queue {
         let mut entries = self.size;
         let mut indirect = false;
         // One more than buffers: the indirect descriptor is none.
-        for _ in 0..=self.size {
+        for _ in 0..=self.longest {
             if index >= entries {
                 return Err(Violation::Descriptor(index));
             }
@@ -313,7 +329,7 @@ impl Queue {
             }
             index = descriptor.next;
         }
-        Err(Violation::Loop)
+        Err(Violation::Long(self.longest))
     }
 
     /// [`Self::walk`] through an indirect table that is not aligned to a descriptor's size.
@@ -321,7 +337,7 @@ impl Queue {
     fn walk_unaligned(&self, table: u64, entries: u16, chain: &mut Chain) -> Result<(), Violation> {
         let mut index = 0;
         let mut pieces = Vec::with_capacity(2);
-        for _ in 0..self.size {
+        for _ in 0..self.longest {
             if index >= entries {
                 return Err(Violation::Descriptor(index));
             }
@@ -343,7 +359,7 @@ impl Queue {
             }
             index = descriptor.next;
         }
-        Err(Violation::Loop)
+        Err(Violation::Long(self.longest))
     }
 
     /// Adds one buffer to the chain.
@@ -351,6 +367,9 @@ impl Queue {
     fn take(&self, descriptor: &Descriptor, chain: &mut Chain) -> Result<(), Violation> {
         if descriptor.len == 0 {
             return Err(Violation::Empty);
+        }
+        if descriptor.len > MAX_BUFFER {
+            return Err(Violation::Large(descriptor.len));
         }
         let list = if descriptor.flags & WRITE != 0 {
             &mut chain.writable

@@ -243,7 +243,8 @@ impl Nic {
         }
     }
 
-    /// Forwards one frame, which `start` is the beginning of; answers its length.
+    /// Forwards one frame, which `start` is the beginning of; answers its length, once for everybody it was
+    /// for.
     fn forward(&self, switch: &Switch, id: PortId, start: &Start, all: &[Segment]) -> usize {
         let len = usize::try_from(segment::total(all))
             .unwrap_or(usize::MAX)
@@ -265,7 +266,7 @@ impl Nic {
         } else {
             Counters::count(&self.counters.refused, 1);
         }
-        len
+        len.saturating_mul(sent.unwrap_or(0).max(1))
     }
 
     /// Hands the card what waits, as far as it has room now.

@@ -30,6 +30,12 @@ const KIND: u32 = 1;
 /// Descriptors: a frame of 64 KiB takes some 40 receive buffers.
 const RECEIVE_SIZE: u16 = 1024;
 const TRANSMIT_SIZE: u16 = 256;
+/// Most descriptors of a frame to send: the header and 64 KiB in pages, twice over. (Linux's have 47 at most, if its
+/// MAX_SKB_FRAGS is set to the largest, FreeBSD's 64.)
+const TRANSMIT_CHAIN: u16 = 72;
+/// Most descriptors of a receive buffer: the header and 64 KiB in pieces of 2 KiB. (Without merged buffers Linux's have 19,
+/// FreeBSD's 34.)
+const RECEIVE_CHAIN: u16 = 40;
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
@@ -131,6 +137,14 @@ impl Device for Net {
 
     fn queues(&self) -> &[u16] {
         &[RECEIVE_SIZE, TRANSMIT_SIZE]
+    }
+
+    fn longest_chain(&self, queue: usize) -> u16 {
+        if queue == RECEIVE {
+            RECEIVE_CHAIN
+        } else {
+            TRANSMIT_CHAIN
+        }
     }
 
     /// Dependencies of features (§5.1.3.1).

@@ -25,7 +25,7 @@ const ALL_BACKLOGS: usize = 4 << 20;
 /// What a waiting frame takes besides its bytes.
 const OVERHEAD: usize = 64;
 /// Most buffers that a frame is spread over: 64 KiB in buffers of 1 KiB. A guest that offers smaller ones gets no large
-/// frames, but cannot make their sender work for it.
+/// frames. This, and [`super::RECEIVE_CHAIN`], is what their sender may have to do for it.
 const MAX_BUFFERS: usize = 66;
 /// Most frames taken from the backlog in one go.
 const FRAMES: usize = 64;

@@ -11,9 +11,11 @@ use crate::virtio::queue::{Chain, Queue, Violation};
 use crate::virtio::transfer;
 use core::sync::atomic::Ordering;
 
-/// Most frames, and bytes, sent in one go.
+/// Most frames, and bytes given to others, in one go.
 const FRAMES: usize = 64;
 const BYTES: usize = 256 << 10;
+/// What a frame counts at least, even one that nobody is given.
+const LEAST: usize = 1 << 10;
 
 /// The transmit queue of a live device.
 pub(super) struct Transmitter {
@@ -92,7 +94,8 @@ impl Net {
         }
     }
 
-    /// Sends one frame; answers its length. A frame that is none is counted, and no more.
+    /// Sends one frame; answers its length, once for everybody it was for. A frame that is none is counted, and no
+    /// more.
     fn send_one(
         &self,
         chain: &Chain,
@@ -109,13 +112,13 @@ impl Net {
             .saturating_sub(LEN);
         if !(HEAD..=MAX_FRAME).contains(&len) {
             Counters::count(&counters.refused, 1);
-            return Ok(0);
+            return Ok(LEAST);
         }
         // Header and the frame's own beginning, read once.
         let mut start = [0; LEN + HEAD];
         transfer::read(&chain.readable, 0, &mut start)?;
         let (Some(header), Some(head)) = (start.first_chunk(), start.last_chunk()) else {
-            return Ok(0);
+            return Ok(LEAST);
         };
         let sent = offload::check(&NetHeader::read(header), len, sends)
             .ok_or(Fault::Malformed)
@@ -127,11 +130,12 @@ impl Net {
                     None => Err(Fault::Malformed),
                 }
             });
+        let len = len.max(LEAST);
         match sent {
-            Ok(()) => {
+            Ok(receivers) => {
                 Counters::count(&counters.sent, 1);
-                Counters::count(&counters.sent_bytes, len as u64);
-                Ok(len)
+                Counters::count(&counters.sent_bytes, total.saturating_sub(LEN as u64));
+                Ok(len * receivers.max(1))
             }
             Err(Fault::Malformed) => {
                 Counters::count(&counters.refused, 1);

@@ -2,6 +2,7 @@ use crate::net::header::{F_NEEDS_CSUM, GSO_TCPV4};
 use crate::net::switch::Switch;
 use crate::net::{MAX_FRAME, NetHeader};
 use crate::virtio::device::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+use crate::virtio::mmio::Written;
 use crate::virtio::net::Net;
 use crate::virtio::testing::{TestDevice, TestGuest, TestQueue};
 use alloc::sync::Arc;
@@ -364,6 +365,39 @@ fn receive_buffers_that_are_none_break_their_own_device() {
         a.send(&NetHeader::default(), &frame(2, 1, 100, 0));
         assert_eq!(a.counter("packets sent"), 2);
     }
+}
+
+/// Else its sender would have to look through 64 of them, each of as many pieces as the queue has descriptors.
+#[test]
+fn receive_buffers_in_more_pieces_than_any_driver_uses_break_their_own_device() {
+    for (pieces, broken) in [(40, false), (42, true)] {
+        let (mut a, mut b) = pair(FULL, FULL);
+        let at = b.guest.allocate(4096, 4096);
+        let pieces: Vec<_> = (0..pieces).map(|n| (at + 64 * n, 64, true)).collect();
+        b.receive.add(&b.guest, &pieces);
+        a.send(&NetHeader::default(), &frame(2, 1, 100, 0));
+        assert_eq!(b.device.is_broken(), broken);
+        assert_eq!(b.receive.take(&b.guest).is_some(), !broken);
+        assert!(!a.device.is_broken());
+    }
+}
+
+#[test]
+fn a_broadcast_is_paid_for_by_its_sender_as_often_as_it_is_delivered() {
+    let switch = Arc::new(Switch::new("test"));
+    let mut a = Peer::new(&switch, 1, FULL, false);
+    let others: Vec<_> = (2..10)
+        .map(|n| Peer::new(&switch, n, FULL, false))
+        .collect();
+    let mut everybody = frame(0, 1, 60_000, 0);
+    everybody[..6].fill(0xff);
+    for _ in 0..3 {
+        a.queue(&NetHeader::default(), &everybody, 12);
+    }
+    // Eight receivers' 60 KB are all that is done in one go.
+    assert_eq!(a.device.transport.write(0x50, 4, 1), Written::More);
+    assert_eq!(a.counter("packets sent"), 1);
+    drop(others);
 }
 
 #[test]

@@ -206,13 +206,13 @@ const GOOD: Descriptor = Descriptor {
 #[test]
 fn each_rule_that_is_broken_is_named() {
     let next = Descriptor { flags: 1, ..GOOD };
-    assert_eq!(fault(ALL, &[next]), Violation::Loop, "to itself");
+    assert_eq!(fault(ALL, &[next]), Violation::Long(4), "to itself");
     let to = |next, flags| Descriptor {
         next,
         flags,
         ..GOOD
     };
-    assert_eq!(fault(ALL, &[to(1, 1), to(0, 1)]), Violation::Loop);
+    assert_eq!(fault(ALL, &[to(1, 1), to(0, 1)]), Violation::Long(4));
     assert_eq!(fault(ALL, &[to(4, 1)]), Violation::Descriptor(4));
     assert_eq!(
         fault(ALL, &[to(u16::MAX, 1)]),
@@ -223,14 +223,19 @@ fn each_rule_that_is_broken_is_named() {
         fault(ALL, &[Descriptor { len: 0, ..GOOD }]),
         Violation::Empty
     );
+    let large = Descriptor {
+        len: u32::MAX,
+        ..GOOD
+    };
+    assert_eq!(fault(ALL, &[large]), Violation::Large(u32::MAX));
     for (address, len) in [
         (0, 1),
         (RAM_BASE.0 - 1, 1),
         (TestGuest::end() - 1, 2),
         (TestGuest::end(), 1),
         (u64::MAX, 1),
-        (u64::MAX - 1, u32::MAX),
-        (RAM_BASE.0, u32::MAX),
+        (u64::MAX - 1, 32 << 20),
+        (RAM_BASE.0, 32 << 20),
     ] {
         let bad = Descriptor {
             address,
