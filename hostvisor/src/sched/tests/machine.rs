@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use std::vec::Vec;
 
 /// Ticks in a millisecond.
-const MS: u64 = 1000;
+const MS: u64 = 62_500;
 /// The simulation goes on by so many at once.
-const STEP: u64 = 50;
+const STEP: u64 = MS / 20;
 /// Longest slice, and shortest.
 const SLICE: u64 = 10 * MS;
 
