@@ -13,8 +13,8 @@ mod request;
 use super::device::{CONFIG, Device, Link};
 use super::queue::{Chain, Queue, Violation};
 use super::transfer;
-use crate::segment::Segment;
-use crate::storage::{Backend, Done, IoError, Op, Request};
+use crate::segment::{self, Segment};
+use crate::storage::{Backend, Done, IoError, Op, Request, SECTOR};
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -31,6 +31,9 @@ const BUDGET: usize = 64;
 /// Segments of requests under way above which no more are taken: they may lie in the machine's heap until its disk
 /// has room for them. At least one request always gets through.
 const MAX_SEGMENTS_OUT: usize = 2048;
+/// The same for their bytes, those to be zeroed or discarded included: a slow disk serves other VMs, too, and must have
+/// done all of this long before it counts as stuck.
+const MAX_BYTES_OUT: u64 = 16 << 20;
 
 /// A disk of a VM.
 pub struct Blk {
@@ -78,8 +81,9 @@ struct State {
     chain: Chain,
     under_way: Vec<Option<UnderWay>>,
     free: Vec<u16>,
-    /// Segments of all requests under way.
+    /// Segments and bytes of all requests under way.
     segments: usize,
+    bytes: u64,
     /// Requests may be in the queue that there was no room for.
     stalled: bool,
     /// The VM is at its end.
@@ -96,6 +100,7 @@ struct UnderWay {
     /// Bytes of data that the device may write before it.
     room: u64,
     segments: usize,
+    bytes: u64,
     /// It is a write that has to be flushed before the driver is told.
     flush: bool,
 }
@@ -129,6 +134,7 @@ impl Blk {
             under_way: (0..QUEUE_SIZE).map(|_| None).collect(),
             free: (0..QUEUE_SIZE).rev().collect(),
             segments: 0,
+            bytes: 0,
             stalled: false,
             closed: false,
         };
@@ -171,6 +177,7 @@ impl State {
         let request = self.under_way.get_mut(token as usize)?.take()?;
         self.free.push(token as u16);
         self.segments -= request.segments;
+        self.bytes -= request.bytes;
         Some(request)
     }
 }
@@ -213,7 +220,8 @@ impl Disk {
         let Some(queue) = &mut state.queue else {
             return Ok(Taken::Nothing);
         };
-        if state.segments >= MAX_SEGMENTS_OUT || state.free.is_empty() {
+        let full = state.segments >= MAX_SEGMENTS_OUT || state.bytes >= MAX_BYTES_OUT;
+        if full || state.free.is_empty() {
             state.stalled = true;
             self.publish(queue)?;
             return Ok(Taken::Nothing);
@@ -274,9 +282,11 @@ impl Disk {
             status,
             room,
             segments: segments.len(),
+            bytes: segment::total(&segments) + u64::from(sectors) * SECTOR,
             flush: op == Op::Write && state.write_through,
         };
-        state.segments += segments.len();
+        state.segments += under_way.segments;
+        state.bytes += under_way.bytes;
         if let Some(place) = state.under_way.get_mut(usize::from(slot)) {
             *place = Some(under_way);
         }
@@ -386,7 +396,9 @@ impl Done for Disk {
         if let Err(violation) = self.complete(&mut state, &request, result) {
             self.broken(&mut state, &violation);
         }
-        let goes_on = state.stalled && state.segments <= MAX_SEGMENTS_OUT / 2;
+        let goes_on = state.stalled
+            && state.segments <= MAX_SEGMENTS_OUT / 2
+            && state.bytes <= MAX_BYTES_OUT / 2;
         state.stalled &= !goes_on;
         drop(state);
         // Last: whoever waits for it may take the VM apart.
@@ -460,7 +472,7 @@ impl Device for Blk {
 
 impl Counters {
     fn request(&self, op: Op, segments: &[Segment]) {
-        let bytes = crate::segment::total(segments);
+        let bytes = segment::total(segments);
         match op {
             Op::Read => {
                 count(&self.reads, 1);

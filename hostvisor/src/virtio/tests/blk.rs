@@ -607,6 +607,32 @@ fn segments_under_way_are_bounded_and_the_rest_is_taken_later() {
     assert_eq!(done, 60, "requests were forgotten");
 }
 
+/// One VM's gigabytes of zeros would keep another's page waiting, and a slow disk from ever being done in time.
+#[test]
+fn bytes_under_way_are_bounded_though_they_are_zeros() {
+    let large = FakeStorage::new(|geometry| {
+        geometry.sectors = 1 << 20;
+        geometry.max_zeroes = u32::MAX;
+    });
+    let mut bench = Bench::with(large, false, false);
+    bench.start();
+    let megabytes = 4;
+    for _ in 0..10 {
+        bench.request(WRITE_ZEROES, 0, &range(0, megabytes << 11, 0), false);
+    }
+    assert_eq!(bench.storage.waiting(), 4);
+    let mut done = 0;
+    while bench.storage.waiting() != 0 {
+        bench.storage.fail(0, IoError::Device);
+        done += 1;
+        if bench.device.line.goes_on.swap(0, Ordering::SeqCst) == 1 {
+            while bench.device.transport.resume() {}
+        }
+        assert!(bench.storage.waiting() <= 4);
+    }
+    assert_eq!(done, 10, "requests were forgotten");
+}
+
 #[test]
 fn what_a_protected_vm_does_not_share_is_not_handed_over() {
     let mut bench = Bench::with(FakeStorage::new(|_| ()), false, true);
