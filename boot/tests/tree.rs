@@ -418,8 +418,9 @@ fn parked_cpus_are_parked_in_reserved_memory() {
         };
         assert_eq!(parse(&machine).cpu_start, expected);
         // What is no RAM would be a device of the hostvisor's.
-        machine.release = Some((0x10_0000, status));
-        assert_eq!(refused(&machine), ParseError::Parked(0x10_0000));
+        machine.release = Some((0x1_fff8, status));
+        let around = Range::sized(0x1_0000, 0x1_0000);
+        assert_eq!(*parse(&machine).withheld, [around]);
         machine.release = Some((BASE + 0xfffc, status));
         machine.memory = vec![(BASE, 0x1_0000), (BASE + 0x2_0000, 1 << 30)];
         assert_eq!(refused(&machine), ParseError::Parked(BASE + 0xfffc));
