@@ -2,14 +2,14 @@
 //! serial numbers of images and hardware addresses. Refuses what two VMs cannot both have.
 
 use std::collections::HashSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use bundle::device::MAX_SERIAL;
 use bundle::{Disk, DiskSource, Mac, Net};
 
 use crate::error::{Error, Result};
+use crate::file::FileId;
 use crate::vmfile::{Backing, DiskFile, VmFile};
 
 /// First bytes of the hardware addresses given out: locally administered, those that QEMU uses.
@@ -67,22 +67,6 @@ pub(crate) fn assign(vms: &[VmFile]) -> Result<Assignment> {
         nets: nets(vms)?,
         images: images.into_iter().map(|(_, image)| image).collect(),
     })
-}
-
-/// A file, however it is called.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum FileId {
-    Inode(u64, u64),
-    Missing(PathBuf),
-}
-
-impl FileId {
-    fn of(path: &Path) -> Self {
-        match fs::metadata(path) {
-            Ok(meta) => Self::Inode(meta.dev(), meta.ino()),
-            Err(_) => Self::Missing(path.to_owned()),
-        }
-    }
 }
 
 /// What two VMs may be at odds over.
@@ -249,6 +233,7 @@ fn nets(vms: &[VmFile]) -> Result<Vec<Vec<Net>>> {
             taken.push((mac, at));
         }
     }
+    check_addresses(vms)?;
     let mut nets = Vec::new();
     for vm in vms {
         let mut of_vm = Vec::new();
@@ -268,6 +253,29 @@ fn nets(vms: &[VmFile]) -> Result<Vec<Vec<Net>>> {
         nets.push(of_vm);
     }
     Ok(nets)
+}
+
+/// No two interfaces at one switch have the same IPv4 address.
+fn check_addresses(vms: &[VmFile]) -> Result<()> {
+    let mut taken: Vec<(&str, Ipv4Addr, String)> = Vec::new();
+    for vm in vms {
+        for net in &vm.nets {
+            let Some(address) = net.address.map(|cidr| cidr.address) else {
+                continue;
+            };
+            let at = vm.origin.line(net.line);
+            let same =
+                |known: &&(&str, Ipv4Addr, String)| known.0 == net.switch && known.1 == address;
+            if let Some((_, _, other)) = taken.iter().find(same) {
+                return Err(Error::config(format_args!(
+                    "{at}: address {address} is that of {other}, too, on switch '{}'",
+                    net.switch
+                )));
+            }
+            taken.push((&net.switch, address, at));
+        }
+    }
+    Ok(())
 }
 
 /// The address of interface `index` of the VM called `name`: the same in every run, as far as it is free.

@@ -1,12 +1,12 @@
 //! `cloister inspect`: what a bundle holds, every part of it checked.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
 use bundle::{Bundle, Format, Manifest, OnReboot, VmEntry, image, layout, manifest};
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::size::Size;
 
 /// What `inspect` found.
@@ -22,7 +22,7 @@ pub(crate) struct Report {
 
 /// Reads and checks the bundle in `path`.
 pub(crate) fn file(path: &Path) -> Result<(Vec<u8>, Report)> {
-    let bytes = fs::read(path).map_err(|e| Error::file(path, &e))?;
+    let bytes = file::read(path).map_err(|e| Error::file(path, &e))?;
     let report = bundle(&bytes)
         .map_err(|error| Error::config(format_args!("{}: {error}", path.display())))?;
     Ok((bytes, report))

@@ -10,6 +10,7 @@ mod assign;
 mod audit;
 mod bench;
 mod error;
+mod file;
 mod flatten;
 mod guest_image;
 mod inspect;

@@ -1,6 +1,5 @@
 //! Checked VM descriptions → bundle bytes.
 
-use std::fs;
 use std::path::Path;
 
 use bundle::manifest::{self, Fault, Key, Manifest};
@@ -8,6 +7,7 @@ use bundle::{Disk, Format, Net, NewVm, image, layout};
 
 use crate::assign::Assignment;
 use crate::error::{Error, Result, io_reason};
+use crate::file;
 use crate::size::Size;
 use crate::vmfile::VmFile;
 
@@ -150,7 +150,7 @@ fn read(vm: &VmFile, key: &str, path: &Path) -> Result<Vec<u8>> {
             path.display()
         ))
     };
-    let bytes = fs::read(path).map_err(|e| fail(io_reason(&e)))?;
+    let bytes = file::read(path).map_err(|e| fail(io_reason(&e)))?;
     if bytes.is_empty() {
         return Err(fail("the file is empty".to_owned()));
     }

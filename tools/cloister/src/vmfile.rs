@@ -7,7 +7,6 @@ mod devices;
 
 pub(crate) use devices::{Backing, DEFAULT_SWITCH, DiskFile, NetFile};
 
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +15,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::size::Size;
 use devices::{DiskKeys, NetKeys};
 
@@ -142,7 +142,7 @@ enum ConsoleKey {
 
 /// Reads and checks one file. Paths in it are taken relative to its folder.
 pub(crate) fn read(path: &Path) -> Result<VmFile> {
-    let text = fs::read_to_string(path).map_err(|e| Error::file(path, &e))?;
+    let text = file::read_text(path).map_err(|e| Error::file(path, &e))?;
     parse(path, &text)
 }
 

@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 use crate::vmfile;
 
@@ -147,6 +149,17 @@ fn hardware_addresses_are_the_same_in_every_run_and_no_two_are_equal() {
     let second = macs(try_assign(&["[[net]]", &wanted]).unwrap());
     assert_ne!(second[0], second[1]);
     assert_eq!(second[1], first[0]);
+}
+
+#[test]
+fn an_ip_address_wanted_twice_on_a_switch_is_refused() {
+    let wanted = "[[net]]\naddress = \"10.1.0.5/24\"";
+    assert_eq!(
+        try_assign(&[wanted, wanted]).unwrap_err(),
+        "b.toml:5: address 10.1.0.5 is that of a.toml:5, too, on switch 'default'"
+    );
+    let elsewhere = format!("{wanted}\nswitch = \"lab\"");
+    assert!(try_assign(&[wanted, &elsewhere]).is_ok());
 }
 
 #[test]

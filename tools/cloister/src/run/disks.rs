@@ -14,6 +14,7 @@ use nix::libc;
 
 use crate::assign::Image;
 use crate::error::{Error, Result, io_reason};
+use crate::file::FileId;
 
 /// Bytes of a sector: an image is a multiple of it.
 const SECTOR: u64 = 512;
@@ -59,6 +60,7 @@ pub(crate) fn machine(mut images: Vec<Image>, more: &[DiskArg]) -> Result<Vec<Im
         at: "--disk".to_owned(),
     }));
     let mut serials = HashSet::new();
+    let mut files: Vec<(FileId, &Image)> = Vec::new();
     for image in &images {
         if !serials.insert(&image.serial) {
             let (at, serial) = (&image.at, &image.serial);
@@ -66,7 +68,22 @@ pub(crate) fn machine(mut images: Vec<Image>, more: &[DiskArg]) -> Result<Vec<Im
                 "{at}: two disks have the serial '{serial}'"
             )));
         }
+        // Two disks that are one file: QEMU, too, has it twice only if nobody writes.
+        let file = FileId::of(&image.path);
+        let twice = files
+            .iter()
+            .find(|(known, other)| *known == file && !(image.read_only && other.read_only));
+        if let Some((_, other)) = twice {
+            return Err(Error::config(format_args!(
+                "{}: image {} is disk '{}' already ({}), and not both are read-only",
+                image.at,
+                image.path.display(),
+                other.serial,
+                other.at
+            )));
+        }
         check(image)?;
+        files.push((file, image));
     }
     Ok(images)
 }

@@ -116,3 +116,25 @@ fn two_disks_of_one_serial_are_refused() {
     let error = machine(vec![image(&path, false)], &[more]).unwrap_err();
     assert_eq!(error.to_string(), "--disk: two disks have the serial 'web'");
 }
+
+#[test]
+fn one_file_is_one_disk_unless_nobody_writes_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, link) = (folder.path().join("web.img"), folder.path().join("link"));
+    fs::write(&path, [0; 512]).unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let more =
+        |text: &str| -> DiskArg { format!("data={}{text}", link.display()).parse().unwrap() };
+    for (read_only, text, fine) in [
+        (false, "", false),
+        (true, "", false),
+        (false, ",ro", false),
+        (true, ",ro", true),
+    ] {
+        let disks = machine(vec![image(&path, read_only)], &[more(text)]);
+        assert_eq!(disks.is_ok(), fine, "{read_only} {text}");
+    }
+    let error = machine(vec![image(&path, false)], &[more("")]).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("is disk 'web' already"), "{text}");
+}

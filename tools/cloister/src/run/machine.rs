@@ -5,6 +5,8 @@ use bundle::{Manifest, manifest};
 use crate::error::{Error, Result};
 use crate::size::Size;
 
+use super::args::Bus;
+
 /// Memory that firmware, corevisor and hostvisor need beside the VMs and the bundle: 1/64 of the
 /// machine's, and this much.
 const RESERVE: u64 = 64 << 20;
@@ -36,6 +38,22 @@ pub(crate) fn check_memory(machine: Size, vms: &[Manifest], bundle: u64) -> Resu
         Size(wanted),
         list.join(", "),
         Size(usable >> 20 << 20)
+    )))
+}
+
+/// Checks that disks and network cards fit the board: QEMU's `virt` has 32 slots for virtio-mmio, and on PCI 31 beside
+/// the host bridge.
+pub(crate) fn check_slots(bus: Bus, devices: usize) -> Result<()> {
+    let slots = match bus {
+        Bus::Mmio => 32,
+        Bus::Pci => 31,
+    };
+    if devices <= slots {
+        return Ok(());
+    }
+    Err(Error::config(format_args!(
+        "{devices} disks and network cards, the machine has room for {slots}: VMs may share a disk \
+         (read-only, or its partitions) and a switch"
     )))
 }
 
@@ -78,6 +96,17 @@ mod tests {
             kernel: 1,
             initrd: 0,
         }
+    }
+
+    #[test]
+    fn a_board_has_so_many_slots() {
+        assert!(check_slots(Bus::Mmio, 32).is_ok() && check_slots(Bus::Pci, 31).is_ok());
+        assert!(check_slots(Bus::Pci, 32).is_err());
+        let error = check_slots(Bus::Mmio, 33).unwrap_err().to_string();
+        assert!(
+            error.starts_with("33 disks and network cards, the machine has room for 32"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -21,7 +21,7 @@ use bundle::Format;
 
 use crate::error::{Error, Result};
 use crate::vmfile::VmFile;
-use crate::{assign, inspect, pack, progress, vmfile};
+use crate::{assign, file, inspect, pack, progress, vmfile};
 
 /// Carries out `cloister run`.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
@@ -94,6 +94,7 @@ fn machine(args: &RunArgs, load: &Load) -> Result<Devices> {
     network::check_switches(vms, &args.switch)?;
     let cards = network::cards(vms, &args.netdev, &args.forward)?;
     let disks = disks::machine(load.images.clone(), &args.disk)?;
+    machine::check_slots(args.disk_bus, disks.len() + cards.len())?;
     // Other arguments may have given QEMU the disk.
     if args.qemu_arg.is_empty() {
         disks::check_wanted(vms, &disks)?;
@@ -170,7 +171,7 @@ fn payload(args: &RunArgs) -> Result<PathBuf> {
             .filter(|beside| beside.exists())
             .unwrap_or_else(|| PathBuf::from("build/cloister.img"))
     });
-    let image = fs::read(&path).map_err(|e| {
+    let image = file::read(&path).map_err(|e| {
         Error::config(format_args!(
             "payload {}: {} (build it with 'make build', or name it with --payload)",
             path.display(),

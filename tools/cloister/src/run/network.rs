@@ -107,8 +107,13 @@ fn uplinks(vms: &[VmFile]) -> Vec<String> {
 /// to those only. `netdevs` uplinks lead elsewhere.
 pub(crate) fn give_addresses(vms: &mut [VmFile], netdevs: usize) {
     for (index, switch) in uplinks(vms).into_iter().enumerate().skip(netdevs) {
+        // What a kernel command line says (ip=ADDRESS:...) counts, too.
+        let words = vms.iter().flat_map(|vm| vm.append.split(' '));
+        let by_hand =
+            words.filter_map(|word| word.strip_prefix("ip=")?.split(':').next()?.parse().ok());
         let taken: Vec<Ipv4Addr> = (vms.iter().flat_map(|vm| &vm.nets))
             .filter_map(|net| Some(net.address?.address))
+            .chain(by_hand)
             .collect();
         let gateway = user_network(index, 2);
         let mut free = (FIRST_HOST..FIRST_DHCP)
@@ -156,6 +161,22 @@ pub(crate) fn check_switches(vms: &[Manifest], declared: &[String]) -> Result<()
     Ok(())
 }
 
+/// Checks that no VM has an address that QEMU's user network behind uplink `index` keeps for itself: gateway, DNS.
+fn check_own(vms: &[Manifest], index: usize, switch: &str) -> Result<()> {
+    let own = [2, 3].map(|host| user_network(index, host));
+    for vm in vms {
+        let there = vm.nets.iter().filter(|net| net.switch == switch);
+        let mut addresses = there.filter_map(|net| Some(net.address?.address));
+        if let Some(address) = addresses.find(|address| own.contains(address)) {
+            return Err(Error::config(format_args!(
+                "VM '{}': address {address} is QEMU's own on this uplink",
+                vm.name
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The machine's cards, forwards included. `netdevs` are what the first uplinks lead to, instead of QEMU's
 /// user network.
 pub(crate) fn cards(
@@ -169,6 +190,9 @@ pub(crate) fn cards(
             "--netdev {extra}: no uplink for it, the VMs have {}",
             switches.len()
         )));
+    }
+    for (index, switch) in switches.iter().enumerate().skip(netdevs.len()) {
+        check_own(vms, index, switch)?;
     }
     let mut cards: Vec<Card> = (0..switches.len())
         .map(|index| Card {

@@ -125,6 +125,27 @@ fn more_vms_than_addresses_get_the_rest_by_dhcp() {
 }
 
 #[test]
+fn an_address_that_a_kernel_command_line_has_is_not_given_to_another() {
+    let by_hand = format!("append = \"ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off\"\n{UPLINK}");
+    let vms = addressed(&[("a", &by_hand), ("b", UPLINK)]);
+    assert_eq!(vms[0].nets[0].address, None);
+    let given = vms[1].nets[0].address.unwrap().address;
+    assert_eq!(given, user_network(0, 16));
+}
+
+#[test]
+fn an_address_of_the_user_networks_own_is_refused() {
+    for own in [2, 3] {
+        let vm = format!("{UPLINK}\naddress = \"10.0.2.{own}/24\"");
+        let vms = addressed(&[("web", &vm)]);
+        let error = cards(&vms, &[], &[]).unwrap_err().to_string();
+        let expected = format!("VM 'web': address 10.0.2.{own} is QEMU's own on this uplink");
+        assert_eq!(error, expected);
+        assert!(cards(&vms, &["tap".to_owned()], &[]).is_ok());
+    }
+}
+
+#[test]
 fn another_netdev_gets_no_addresses_of_the_user_network() {
     let mut files = vm_files(&[("a", UPLINK)]);
     give_addresses(&mut files, 1);
