@@ -246,13 +246,18 @@ fn reclaim_running() -> Outcome {
 fn destroy_donate() -> Outcome {
     let n = cpus(2)?;
     let area = frames::take(32 * n as u64);
-    for _ in 0..40 {
+    let mut given_at_all = 0;
+    for round in 0..40 {
         let vm = Vm::create(true, 1)?;
         let (gate, given) = (AtomicUsize::new(0), AtomicU64::new(0));
         let handle = vm.handle;
         together(n, &|index| {
             meet(&gate, n);
             if index == 0 {
+                // Each round later: from before the first is given until after the last.
+                for _ in 0..round * 400 {
+                    core::hint::spin_loop();
+                }
                 let _ = kill(handle);
                 return;
             }
@@ -272,12 +277,14 @@ fn destroy_donate() -> Outcome {
         }
         let given = given.into_inner();
         require!(given == back, "{given} frames went in, {back} came back");
+        given_at_all += given;
         let _ = kill(handle);
         for at in (area..area + 32 * n as u64 * PAGE_SIZE).step_by(PAGE_SIZE as usize) {
             require!(access::read(at).is_ok(), "{at:#x} is lost");
         }
     }
-    refused!("what went in came back, in each of 40 rounds")
+    require!(given_at_all != 0, "every VM was over before anybody gave");
+    refused!("all {given_at_all} frames that went in came back, in 40 rounds")
 }
 
 fn vcpu_create() -> Outcome {
