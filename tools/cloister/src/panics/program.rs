@@ -5,8 +5,10 @@ use std::path::Path;
 
 use addr2line::gimli::{self, EndianSlice, LittleEndian};
 use object::elf::{R_AARCH64_RELATIVE, STT_FUNC};
-use object::read::elf::{ElfFile64, ProgramHeader, Rela, SectionHeader};
-use object::{Endianness, Object, ObjectSection, ObjectSymbol, SectionFlags, SymbolFlags};
+use object::read::elf::{ElfFile64, ElfSymbol64, ProgramHeader, Rela, SectionHeader};
+use object::{
+    Endianness, Object, ObjectSection, ObjectSymbol, SectionFlags, SectionIndex, SymbolFlags,
+};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -175,17 +177,6 @@ fn functions(file: &ElfFile64<'_>) -> Vec<Function> {
 /// All words of executable sections but those that mapping symbols call data (`$d`, ELF for the Arm 64-bit
 /// Architecture, section "Mapping symbols").
 fn code(file: &ElfFile64<'_>) -> Result<Vec<(u64, u32)>, String> {
-    let mut marks: Vec<(u64, bool)> = file
-        .symbols()
-        .filter_map(|s| {
-            let name = s.name().ok()?;
-            let is = |kind: &str| {
-                name == kind || name.strip_prefix(kind).is_some_and(|r| r.starts_with('.'))
-            };
-            (is("$x") || is("$d")).then(|| (s.address(), is("$x")))
-        })
-        .collect();
-    marks.sort_unstable();
     let mut code = Vec::new();
     for section in file.sections() {
         let SectionFlags::Elf { sh_flags } = section.flags() else {
@@ -194,6 +185,7 @@ fn code(file: &ElfFile64<'_>) -> Result<Vec<(u64, u32)>, String> {
         if sh_flags & u64::from(object::elf::SHF_EXECINSTR) == 0 {
             continue;
         }
+        let marks = marks(file, section.index());
         let data = section.data().map_err(|e| e.to_string())?;
         for (n, bytes) in data.chunks_exact(4).enumerate() {
             let address = section.address() + 4 * n as u64;
@@ -210,6 +202,25 @@ fn code(file: &ElfFile64<'_>) -> Result<Vec<(u64, u32)>, String> {
     }
     code.sort_unstable();
     Ok(code)
+}
+
+/// Where code (true) and data begin in `section`. Sections that are not loaded, those for debuggers, have such symbols,
+/// too, and their addresses, from 0 on, look like this program's.
+fn marks(file: &ElfFile64<'_>, section: SectionIndex) -> Vec<(u64, bool)> {
+    let mark = |s: ElfSymbol64<'_, '_>| {
+        let name = s.name().ok()?;
+        let is = |kind: &str| {
+            name == kind || name.strip_prefix(kind).is_some_and(|r| r.starts_with('.'))
+        };
+        (is("$x") || is("$d")).then(|| (s.address(), is("$x")))
+    };
+    let mut marks: Vec<_> = file
+        .symbols()
+        .filter(|s| s.section_index() == Some(section))
+        .filter_map(mark)
+        .collect();
+    marks.sort_unstable();
+    marks
 }
 
 /// What the program's own relocation puts into its data: every pointer of a position-independent program.
