@@ -22,8 +22,6 @@ pub const MPIDR_AFFINITY: u64 = 0xFF_00FF_FFFF;
 const ADDRESS_LIMIT: u64 = 1 << 48;
 /// Ranges in the tree's memory nodes.
 const MAX_MEMORY: usize = 32;
-/// What is taken to belong to a release address: other CPUs' addresses, and the loop in which they wait.
-const PARKING: u64 = 64 << 10;
 
 /// Why a tree is of no use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,7 +108,7 @@ pub fn parse(tree: &[u8], boot_mpidr: u64) -> Result<BootInfo, ParseError> {
     }
     info.gic = gic(&fdt)?;
     info.withheld = withheld::read(&fdt, GIC_V2)?;
-    parked(&fdt, &mut info)?;
+    withheld::parking(&fdt, &mut info)?;
     info.timers = timers(&fdt);
     Ok(info)
 }
@@ -273,35 +271,6 @@ fn cpus(fdt: &Fdt<'_>, boot_mpidr: u64, info: &mut BootInfo) -> Result<(), Parse
     } else {
         Err(ParseError::BootCpuUnknown(boot_mpidr))
     }
-}
-
-/// A CPU that waits for an address at `cpu-release-addr`, which ones that are `disabled` do too (Devicetree
-/// Specification 0.4, 3.8.1), goes wherever who can write there sends it, at EL2. Firmware must have reserved the
-/// place if it is in RAM, as Linux asks for (Documentation/arch/arm64/booting.rst); what is no RAM (X-Gene's firmware
-/// uses a memory of the chip's) is withheld, the [`PARKING`] bytes around it.
-fn parked(fdt: &Fdt<'_>, info: &mut BootInfo) -> Result<(), ParseError> {
-    let cpus = fdt.find_node("/cpus").into_iter();
-    for cpu in cpus.flat_map(FdtNode::children) {
-        let Some(release) = cpu.property("cpu-release-addr") else {
-            continue;
-        };
-        let address = release.as_usize().ok_or(ParseError::Parked(0))? as u64;
-        let word = Range::sized(address, 8);
-        if info.reserved.iter().any(|reserved| reserved.contains(word)) {
-            continue;
-        }
-        let around = word.grown_to(PARKING);
-        let mut memory = info.ram.iter().chain(info.reserved.iter());
-        if memory.any(|range| range.overlaps(around)) {
-            return Err(ParseError::Parked(address));
-        }
-        if !info.withheld.iter().any(|known| known.contains(around)) {
-            let full = |_| ParseError::TooManyWithheld;
-            info.withheld.push(around).map_err(full)?;
-        }
-    }
-    info.withheld.normalise();
-    Ok(())
 }
 
 fn psci(fdt: &Fdt<'_>) -> CpuStart {

@@ -1,7 +1,7 @@
 //! Devices in the tree that are kept from the hostvisor because they write memory, or stop and read processors.
 //! Nothing is withheld by half: what cannot be told or kept is an error, and boot stops.
 
-use crate::info::MAX_WITHHELD;
+use crate::info::{BootInfo, MAX_WITHHELD};
 use crate::ranges::{List, Range};
 use crate::tree::{ParseError, compatible, reg};
 use abi::PAGE_SIZE;
@@ -31,6 +31,9 @@ const WITHHELD: &[&str] = &[
 /// others': external debug stops and reads a processor, trace writes memory.
 const CORESIGHT: &str = "coresight-";
 
+/// What is taken to belong to a release address: other CPUs' addresses, and the loop in which they wait.
+const PARKING: u64 = 64 << 10;
+
 /// Interrupt controllers have parts that are withheld; [`crate::tree`] reads them.
 const INTERRUPTS: &[&str] = &["arm,gic-v3", "arm,gic-v3-its"];
 
@@ -58,6 +61,45 @@ pub fn read(fdt: &Fdt<'_>, gic_v2: &[&str]) -> Result<List<Range, MAX_WITHHELD>,
     })?;
     list.normalise();
     Ok(list)
+}
+
+/// A CPU that waits for an address at `cpu-release-addr`, which ones that are `disabled` do too (Devicetree
+/// Specification 0.4, 3.8.1), goes wherever who can write there sends it, at EL2. Firmware must have reserved the
+/// place if it is in RAM, as Linux asks for (Documentation/arch/arm64/booting.rst); what is no RAM (X-Gene's firmware
+/// uses a memory of the chip's) is withheld, the [`PARKING`] bytes around it.
+///
+/// # Errors
+/// [`ParseError::Parked`], [`ParseError::TooManyWithheld`].
+pub fn parking(fdt: &Fdt<'_>, info: &mut BootInfo) -> Result<(), ParseError> {
+    // `tree` has found it.
+    let Some(parent) = fdt.find_node("/cpus") else {
+        return Ok(());
+    };
+    for cpu in parent.children() {
+        let Some(release) = cpu.property("cpu-release-addr") else {
+            continue;
+        };
+        if !matches!(release.value.len(), 4 | 8) {
+            return Err(ParseError::Parked(0));
+        }
+        let digits = release.value.iter();
+        let address = digits.fold(0, |address, &byte| address << 8 | u64::from(byte));
+        let word = Range::sized(address, 8);
+        if info.reserved.iter().any(|reserved| reserved.contains(word)) {
+            continue;
+        }
+        let around = word.grown_to(PARKING);
+        let mut memory = info.ram.iter().chain(info.reserved.iter());
+        if memory.any(|range| range.overlaps(around)) {
+            return Err(ParseError::Parked(address));
+        }
+        if !info.withheld.iter().any(|known| known.contains(around)) {
+            let full = |_| ParseError::TooManyWithheld;
+            info.withheld.push(around).map_err(full)?;
+        }
+    }
+    info.withheld.normalise();
+    Ok(())
 }
 
 type Visit<'v, 'b, 'a> = &'v mut dyn FnMut(FdtNode<'b, 'a>, bool) -> Result<(), ParseError>;

@@ -86,7 +86,7 @@ impl fmt::Display for Violation {
             }
             Self::TooManyBuffers => write!(f, "more buffers than descriptors"),
             Self::Descriptor(index) => write!(f, "no descriptor {index}"),
-            Self::Long(most) => write!(f, "chain of more than {most} descriptors"),
+            Self::Long(most) => write!(f, "descriptor chain loops or has more than {most}"),
             Self::Indirect => write!(f, "indirect descriptor where none may be"),
             Self::IndirectLength(len) => write!(f, "indirect table of {len} bytes"),
             Self::Order => write!(f, "buffer to read behind one to write"),
