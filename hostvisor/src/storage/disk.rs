@@ -1,7 +1,7 @@
 //! One of the machine's disks: a virtio-blk device with many requests under way (virtio 1.2 §5.2).
 //!
-//! A request goes from [`MachineDisk::submit`] into the device's ring at once, or waits for room in a queue of
-//! ours; the device's interrupt takes it back and tells the requester. Every request under way has a page of device
+//! A request goes from [`MachineDisk::submit`] into the device's ring at once, or waits for room, requesters
+//! taking turns ([`Turns`]); the device's interrupt takes it back and tells the requester. Every request under way has a page of device
 //! memory of its own ([`SlotPage`]); nothing is allocated and no data is copied on its way.
 //!
 //! A device that breaks the protocol or does nothing for [`PATIENCE`] seconds though it has requests is *dead*: it is reset, all its
@@ -9,6 +9,7 @@
 
 use super::blk::{self, Geometry, Kind, SLOT, SlotPage};
 use super::gpt::{self, Partition};
+use super::turns::Turns;
 use super::{Done, IoError, Op, Request, SECTOR};
 use crate::drivers::port::Port;
 use crate::drivers::queue::{Broken, Descriptor, Queue};
@@ -19,7 +20,6 @@ use crate::segment::{self, Segment};
 use crate::virtqueue::INDIRECT;
 use crate::{dma, watch};
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -76,7 +76,7 @@ struct State {
     slots: Dma,
     flights: Vec<Option<Flight>>,
     free: Vec<u16>,
-    waiting: VecDeque<Waiting>,
+    waiting: Turns<Waiting>,
     /// When the device last finished something, in ticks.
     progress: u64,
 }
@@ -141,7 +141,7 @@ impl MachineDisk {
             state: Mutex::new(State {
                 flights: (0..queue.size()).map(|_| None).collect(),
                 free: (0..queue.size()).rev().collect(),
-                waiting: VecDeque::new(),
+                waiting: Turns::default(),
                 progress: 0,
                 slots,
                 queue,
@@ -295,7 +295,17 @@ impl MachineDisk {
             return;
         }
         if state.free.is_empty() {
-            state.waiting.push_back(Waiting { kind, request });
+            let refused = state.waiting.push(Waiting { kind, request }, |a, b| {
+                Arc::ptr_eq(&a.request.done, &b.request.done)
+            });
+            drop(state);
+            if let Err(Waiting { request, .. }) = refused {
+                self.tell(Outcome {
+                    done: request.done,
+                    token: request.token,
+                    result: Err(IoError::NoMemory),
+                });
+            }
             return;
         }
         state.start(kind, request);
@@ -399,7 +409,7 @@ impl MachineDisk {
         let flights = flights.into_iter().map(|f| (f.done, f.token, fate));
         // The device has never heard of these.
         let waiting = waiting
-            .into_iter()
+            .into_all()
             .map(|w| (w.request.done, w.request.token, IoError::Dead));
         for (done, token, why) in flights.chain(waiting) {
             self.tell(Outcome {
@@ -492,7 +502,7 @@ impl State {
     /// Starts what waits. True if the device is to be notified.
     fn refill(&mut self) -> bool {
         while !self.free.is_empty()
-            && let Some(next) = self.waiting.pop_front()
+            && let Some(next) = self.waiting.pop()
         {
             self.start(next.kind, next.request);
         }

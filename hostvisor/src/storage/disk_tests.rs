@@ -546,3 +546,22 @@ fn who_is_told_may_ask_for_more_at_once() {
     assert_eq!(listener.heard(), [(5, Err(IoError::BadRequest))]);
     assert_eq!(device.take().unwrap().kind, 4);
 }
+
+#[test]
+fn a_flood_of_one_requester_delays_anothers_request_by_one() {
+    let (disk, mut device) = disk(GEOMETRY);
+    let (flood, other) = (Arc::new(Listener::default()), Arc::new(Listener::default()));
+    for n in 0..100 {
+        disk.submit(flood.request(Op::Read, n, &[512], n));
+    }
+    disk.submit(other.request(Op::Read, 500, &[512], 0));
+    for _ in 0..2 {
+        let request = device.take().unwrap();
+        device.finish(&request, GOOD);
+    }
+    disk.handle();
+    let sectors: Vec<_> = core::iter::from_fn(|| device.take())
+        .map(|r| r.sector)
+        .collect();
+    assert_eq!(sectors, [2, 3, 4, 5, 6, 7, 8, 500]);
+}

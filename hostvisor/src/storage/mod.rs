@@ -9,6 +9,7 @@ mod claims;
 mod disk;
 pub mod gpt;
 pub mod machine;
+mod turns;
 mod volume;
 
 use crate::segment::Segment;
@@ -86,6 +87,8 @@ pub enum IoError {
     Unsupported,
     /// The device says that it failed.
     Device,
+    /// No memory is left for the request to wait in.
+    NoMemory,
     /// The device has stopped answering, or makes no sense; it is not used any more.
     Dead,
     /// As [`Self::Dead`], and it may touch the request's segments for ever: it does not even reset.
@@ -98,6 +101,7 @@ impl core::fmt::Display for IoError {
             Self::BadRequest => "not a request for this disk",
             Self::Unsupported => "the disk cannot do that",
             Self::Device => "the disk reports an error",
+            Self::NoMemory => "no memory is left for the request",
             Self::Dead => "the disk does not answer",
             Self::Lost => "the disk does not answer, and may still reach memory",
         })
