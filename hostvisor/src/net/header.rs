@@ -8,8 +8,6 @@ pub const LEN: usize = 12;
 
 /// The checksum from `csum_start` on is to be computed into `csum_offset`.
 pub const F_NEEDS_CSUM: u8 = 1;
-/// The checksums have been found right.
-pub const F_DATA_VALID: u8 = 2;
 
 /// Not to be cut.
 pub const GSO_NONE: u8 = 0;

@@ -5,7 +5,6 @@
 
 use crate::hw::{self, CopyFault, Unreachable};
 use crate::segment::Segment;
-use alloc::vec::Vec;
 
 /// Calls `each` with the pieces that `bytes` bytes from `offset` on consist of: address, length, and how many
 /// bytes came before.
@@ -104,36 +103,11 @@ pub fn copy(
     )
 }
 
-/// Cuts the list behind its first `offset` bytes, and answers the rest.
-pub fn split_at(list: &mut Vec<Segment>, offset: u64) -> Vec<Segment> {
-    let mut left = offset;
-    for n in 0..list.len() {
-        let Some(segment) = list.get_mut(n) else {
-            break;
-        };
-        let len = u64::from(segment.len);
-        if left >= len {
-            left -= len;
-            continue;
-        }
-        if left == 0 {
-            return list.split_off(n);
-        }
-        let second = Segment {
-            pa: segment.pa + left,
-            len: segment.len - left as u32,
-        };
-        segment.len = left as u32;
-        let tail = list.split_off(n + 1);
-        return core::iter::once(second).chain(tail).collect();
-    }
-    Vec::new()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::hw::TestRam;
+    use alloc::vec::Vec;
     use proptest::prelude::*;
 
     fn lists() -> impl Strategy<Value = Vec<u32>> {
@@ -175,19 +149,6 @@ mod tests {
                 let meant = pattern.iter().skip(from_offset as usize).take(bytes as usize);
                 prop_assert!(back.iter().eq(meant), "{back:?}");
             }
-        }
-
-        #[test]
-        fn splitting_loses_nothing(lengths in lists(), offset in 0u64..500) {
-            let whole = list(1 << 20, &lengths);
-            let bytes = |list: &[Segment]| -> Vec<u64> {
-                list.iter().flat_map(|s| s.pa..s.pa + u64::from(s.len)).collect()
-            };
-            let mut first = whole.clone();
-            let rest = split_at(&mut first, offset);
-            prop_assert_eq!(bytes(&first).len() as u64, offset.min(crate::segment::total(&whole)));
-            first.extend(rest);
-            prop_assert_eq!(bytes(&first), bytes(&whole));
         }
     }
 }
