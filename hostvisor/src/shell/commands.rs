@@ -15,7 +15,7 @@ use core::time::Duration;
 const HELP: &str = "\
 vm list             all VMs: state, vCPUs, memory, kind, time since start
 vm top              CPU time and exits of running VMs since the last vm top
-vm stat NAME        exits by reason, memory, weight, run time, devices of a VM
+vm stat NAME        exits by reason, memory, weight, run time of a VM; its devices, with rates
 vm console NAME     attaches a VM's console; Ctrl-] comes back here
 vm start NAME       starts a stopped VM
 vm stop NAME        powers a VM off and frees its memory
@@ -186,7 +186,7 @@ fn list(manage: &dyn Manage, out: &mut Printer<'_>) -> fmt::Result {
     Ok(())
 }
 
-fn stat(vm: &VmSummary, manage: &dyn Manage, out: &mut Printer<'_>) -> fmt::Result {
+fn stat(vm: &VmSummary, manage: &mut dyn Manage, out: &mut Printer<'_>) -> fmt::Result {
     let stat = match manage.stat(&vm.name) {
         Ok(stat) => stat,
         Err(error) => return refused(Action::Stat, &error, out),
@@ -230,12 +230,22 @@ fn stat(vm: &VmSummary, manage: &dyn Manage, out: &mut Printer<'_>) -> fmt::Resu
     for (name, count) in CORE_TRAPS.into_iter().zip(stat.core) {
         writeln!(out, "  {name:20}{count:>12}")?;
     }
-    for device in &stat.devices {
-        writeln!(out, "device {}", device.name)?;
-        let violations = ("violations", device.violations);
-        for (name, count) in device.counters.iter().chain([&violations]) {
-            writeln!(out, "  {name:20}{count:>12}")?;
+    for (index, device) in stat.devices.iter().enumerate() {
+        write!(out, "device {}", device.name)?;
+        if let Some(before) = &stat.before {
+            let span = Seconds(time(before.ticks, manage.frequency()));
+            write!(out, ", a second in the last {span} s")?;
         }
+        writeln!(out)?;
+        for (counter, &(name, count)) in device.counters.iter().enumerate() {
+            write!(out, "  {name:20}{count:>12}")?;
+            if let Some(before) = &stat.before {
+                let rate = before.rate(index, counter, count, manage.frequency());
+                write!(out, "{rate:>12}/s")?;
+            }
+            writeln!(out)?;
+        }
+        writeln!(out, "  {:20}{:>12}", "violations", device.violations)?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@ use crate::log::{HostLog, Kind};
 use crate::net::switch::PortStat;
 use crate::scan::Scan;
 use crate::shell::manage::{
-    CpuStat, DiskStat, Fault, MemoryStat, SwitchStat, Usage, VmStat, VmState, VmUsage,
+    Before, CpuStat, DiskStat, Fault, MemoryStat, SwitchStat, Usage, VmStat, VmState, VmUsage,
 };
 use crate::virtio::bus::DeviceStat;
 use alloc::vec::Vec;
@@ -50,8 +50,20 @@ impl Manage for Fake {
         ]
     }
 
-    fn stat(&self, name: &str) -> Result<VmStat, ManageError> {
+    fn stat(&mut self, name: &str) -> Result<VmStat, ManageError> {
         let summary = self.list().into_iter().find(|vm| vm.name == name).unwrap();
+        let device = |counters: [u64; 2]| DeviceStat {
+            name: "net0".into(),
+            counters: vec![
+                ("packets sent", counters[0]),
+                ("packets received", counters[1]),
+            ],
+            violations: 1,
+        };
+        let before = (summary.state == VmState::Running).then(|| Before {
+            ticks: 2500,
+            devices: vec![device([57, 3])],
+        });
         Ok(VmStat {
             summary,
             starts: 3,
@@ -61,11 +73,8 @@ impl Manage for Fake {
             wait_ticks: vec![0, 3250],
             exits: core::array::from_fn(|i| i as u64 + 1),
             core: [100, 200, 300, 400],
-            devices: vec![DeviceStat {
-                name: "net0".into(),
-                counters: vec![("packets sent", 7)],
-                violations: 1,
-            }],
+            devices: vec![device([1307, 5])],
+            before,
             end: Some("powered off".into()),
         })
     }
@@ -301,6 +310,33 @@ fn vm_stat_shows_every_counter() {
     for (name, count) in CORE_TRAPS.iter().zip(["100", "200", "300", "400"]) {
         assert_eq!(column(name), count);
     }
+}
+
+#[test]
+fn vm_stat_shows_rates_of_a_vm_that_runs() {
+    assert!(shown("vm stat web").ends_with(
+        "device net0, a second in the last 2.500 s\n\
+             \x20 packets sent                1307         500/s\n\
+             \x20 packets received               5           0/s\n\
+             \x20 violations                     1\n"
+    ));
+    assert!(shown("vm stat database").ends_with(
+        "device net0\n\
+             \x20 packets sent                1307\n\
+             \x20 packets received               5\n\
+             \x20 violations                     1\n"
+    ));
+}
+
+#[test]
+fn a_rate_counts_from_zero_where_nothing_was_seen_and_never_fails() {
+    let before = |ticks| Before {
+        ticks,
+        devices: Vec::new(),
+    };
+    assert_eq!(before(500).rate(0, 0, 7, 1000), 14);
+    assert_eq!(before(0).rate(0, 0, 7, 1000), 0);
+    assert_eq!(before(1).rate(3, 9, u64::MAX, u64::MAX), 0);
 }
 
 #[test]

@@ -75,8 +75,36 @@ pub struct VmStat {
     pub core: [u64; VcpuStat::COUNT],
     /// Its virtio devices.
     pub devices: Vec<DeviceStat>,
+    /// What they had counted before, if it runs.
+    pub before: Option<Before>,
     /// Why it ended last, if it did.
     pub end: Option<String>,
+}
+
+/// What a VM's devices had counted when `vm stat` showed this run last; at its start, if it has not yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Before {
+    /// Counter ticks since then.
+    pub ticks: u64,
+    /// Its devices, in the same order; none stands for zeros.
+    pub devices: Vec<DeviceStat>,
+}
+
+impl Before {
+    /// How many a second of counter `counter` of device `device` since then, where it is `total` now.
+    #[must_use]
+    pub fn rate(&self, device: usize, counter: usize, total: u64, frequency: u64) -> u64 {
+        let before = self
+            .devices
+            .get(device)
+            .and_then(|d| d.counters.get(counter));
+        let new = total.saturating_sub(before.map_or(0, |&(_, count)| count));
+        u128::from(new)
+            .saturating_mul(frequency.into())
+            .checked_div(self.ticks.into())
+            .and_then(|rate| rate.try_into().ok())
+            .unwrap_or_default()
+    }
 }
 
 /// What a VM has used of the machine in some time.
@@ -254,8 +282,8 @@ pub trait Manage {
     fn frequency(&self) -> u64;
     /// All VMs, in bundle order: a VM's place is its number at the console.
     fn list(&self) -> Vec<VmSummary>;
-    /// Counters of one VM.
-    fn stat(&self, name: &str) -> Result<VmStat, ManageError>;
+    /// Counters of one VM. The next call's rates begin here.
+    fn stat(&mut self, name: &str) -> Result<VmStat, ManageError>;
     /// Starts a stopped VM.
     fn start(&mut self, name: &str) -> Result<(), ManageError>;
     /// Stops a VM and frees what it holds.

@@ -1,16 +1,17 @@
 //! The shell's view of [`Manager`].
 
 use super::manager::{Manager, core_info};
-use super::slot::{Seen, Slot, Stage, counters};
+use super::slot::{Look, Seen, Slot, Stage, counters};
 use super::vcpu::Vcpu;
 use crate::frames::FRAMES;
 use crate::net::switch;
 use crate::scan::{self, Scan};
 use crate::shell::manage::{
-    CpuStat, DiskStat, Fault, Manage, ManageError, MemoryStat, SwitchStat, Usage, VmStat, VmState,
-    VmSummary, VmUsage,
+    Before, CpuStat, DiskStat, Fault, Manage, ManageError, MemoryStat, SwitchStat, Usage, VmStat,
+    VmState, VmSummary, VmUsage,
 };
 use crate::shell::parse::Typed;
+use crate::virtio::bus::DeviceStat;
 use crate::{cpu, hw, storage};
 use abi::PAGE_SIZE;
 use abi::hypercall::CoreInfo;
@@ -94,6 +95,26 @@ impl Slot {
         })
     }
 
+    /// What its devices had counted when this was asked last, if it runs; they have counted `devices` now.
+    fn look(&mut self, devices: &[DeviceStat]) -> Option<Before> {
+        let Stage::Running(vm, _) = &self.stage else {
+            return None;
+        };
+        let now = Look {
+            instance: vm.instance,
+            at: hw::now(),
+            devices: devices.to_vec(),
+        };
+        let (instance, at) = (now.instance, now.at);
+        let before = (self.looked.replace(now)).filter(|look| look.instance == instance);
+        let start = || (self.started_at, Vec::new());
+        let (since, devices) = before.map_or_else(start, |look| (look.at, look.devices));
+        Some(Before {
+            ticks: at.saturating_sub(since),
+            devices,
+        })
+    }
+
     fn refuse<T>(&self) -> Result<T, ManageError> {
         Err(match &self.entry {
             Err(why) => ManageError::Other(why.clone()),
@@ -106,13 +127,6 @@ impl Slot {
 }
 
 impl Manager {
-    fn slot(&self, name: &str) -> Result<&Slot, ManageError> {
-        self.slots
-            .iter()
-            .find(|s| s.name == name)
-            .ok_or_else(|| ManageError::NoSuchVm(name.to_string()))
-    }
-
     fn slot_mut(&mut self, name: &str) -> Result<&mut Slot, ManageError> {
         self.slots
             .iter_mut()
@@ -147,8 +161,8 @@ impl Manage for Manager {
         self.slots.iter().map(Slot::summary).collect()
     }
 
-    fn stat(&self, name: &str) -> Result<VmStat, ManageError> {
-        let slot = self.slot(name)?;
+    fn stat(&mut self, name: &str) -> Result<VmStat, ManageError> {
+        let slot = self.slot_mut(name)?;
         let counters = match &slot.stage {
             Stage::Running(vm, _) => counters(vm),
             _ => slot.last.clone(),
@@ -162,6 +176,7 @@ impl Manage for Manager {
             wait_ticks: counters.wait_ticks,
             exits: counters.exits,
             core: counters.core,
+            before: slot.look(&counters.devices),
             devices: counters.devices,
             end: slot.end.clone(),
         })

@@ -44,6 +44,13 @@ pub(super) struct Seen {
     pub(super) exits: u64,
 }
 
+/// What a VM's devices had counted when `vm stat` looked last.
+pub(super) struct Look {
+    pub(super) instance: u64,
+    pub(super) at: u64,
+    pub(super) devices: Vec<DeviceStat>,
+}
+
 /// A VM of the bundle.
 pub(super) struct Slot {
     pub(super) name: String,
@@ -55,6 +62,7 @@ pub(super) struct Slot {
     pub(super) started_at: u64,
     pub(super) last: Counters,
     pub(super) seen: Seen,
+    pub(super) looked: Option<Look>,
     /// The operator wants it to stay stopped: a reset by the guest does not start it again.
     pub(super) held: bool,
     /// How the last run ended, in words.
@@ -89,6 +97,7 @@ impl Slot {
             started_at: 0,
             last: Counters::default(),
             seen: Seen::default(),
+            looked: None,
             held: false,
             end: None,
             untold: false,
