@@ -23,6 +23,16 @@ pub const ABI_VERSION: u32 = 0x0001_0000;
 /// Most vCPUs a VM may have.
 pub const MAX_VCPUS: usize = 16;
 
+/// Most vCPUs a VM may have on a machine with a GICv2, whose registers have a bit for each of eight CPU interfaces
+/// (Arm IHI 0048B, GICD_ITARGETSRn).
+pub const MAX_VCPUS_GICV2: usize = 8;
+
+/// Most VMs that exist at once.
+pub const MAX_VMS: usize = 64;
+
+/// Most vCPUs that exist at once, of all VMs together.
+pub const MAX_VCPUS_OF_ALL: usize = 256;
+
 /// On a machine with a GICv2: where every VM finds its CPU interface, the machine's GICV. QEMU's `virt`
 /// board has GICC there.
 pub const GICC_IPA: Ipa = Ipa(0x0801_0000);

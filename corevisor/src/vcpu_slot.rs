@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
 
 /// vCPU slots of the whole machine.
-pub const SLOTS: usize = 256;
+pub const SLOTS: usize = abi::MAX_VCPUS_OF_ALL;
 
 /// PSCI power state (DEN0022 §5.7).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,8 +2,8 @@
 //! `virt` tree, which guests know.
 
 use crate::devices::map;
-use crate::vgic::{MAX_VCPUS_V2, Model};
-use abi::{GICC_IPA, GICC_SIZE, MAX_VCPUS, psci};
+use crate::vgic::Model;
+use abi::{GICC_IPA, GICC_SIZE, MAX_VCPUS, MAX_VCPUS_GICV2, psci};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -86,7 +86,7 @@ impl fmt::Display for Error {
             Self::Vcpus(vcpus) => write!(f, "{vcpus} vCPUs: a VM has 1 to {MAX_VCPUS}"),
             Self::VcpusOfGicV2(vcpus) => write!(
                 f,
-                "{vcpus} vCPUs: on this machine, which has a GICv2, a VM has 1 to {MAX_VCPUS_V2}"
+                "{vcpus} vCPUs: on this machine, which has a GICv2, a VM has 1 to {MAX_VCPUS_GICV2}"
             ),
             Self::Memory(bytes) => {
                 write!(f, "{bytes:#x} bytes of memory do not fit the address space")

@@ -25,8 +25,8 @@ mod tests;
 mod v2;
 
 use crate::devices::map::{GICD_BASE, GICD_SIZE};
-use abi::MAX_VCPUS;
 use abi::run::MAX_LIST_REGISTERS;
+use abi::{MAX_VCPUS, MAX_VCPUS_GICV2};
 use alloc::vec::Vec;
 use block::{Block, Groups};
 use core::ops::{BitOr, BitOrAssign};
@@ -44,9 +44,6 @@ const SGIS: u32 = 16;
 /// No vCPU: an SPI routed to an affinity that nobody has.
 const NOBODY: u8 = u8::MAX;
 
-/// Most vCPUs of a VM with a GICv2: its registers have eight bits for them.
-pub const MAX_VCPUS_V2: usize = 8;
-
 /// Version of the architecture.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Model {
@@ -61,7 +58,7 @@ impl Model {
     #[must_use]
     pub const fn max_vcpus(self) -> usize {
         match self {
-            Self::V2 => MAX_VCPUS_V2,
+            Self::V2 => MAX_VCPUS_GICV2,
             Self::V3 => MAX_VCPUS,
         }
     }

@@ -1,7 +1,7 @@
 //! A GICv2: its registers, and SGIs that know their senders.
 
 use super::*;
-use crate::vgic::MAX_VCPUS_V2;
+use abi::MAX_VCPUS_GICV2;
 use abi::run::{LR_GROUP1, LR_SGI_SOURCE_SHIFT};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -245,7 +245,7 @@ fn any_number_of_vcpus_is_brought_into_range() {
         let _ = vgic.write(usize::MAX, GICD + SGIR, 4, OTHERS);
         let _ = vgic.write(0, GICD + SGIR, 4, 0xff << 16);
         let _ = vgic.read(usize::MAX, GICD + ISENABLER, 4);
-        assert!(!vgic.deliverable(MAX_VCPUS_V2));
+        assert!(!vgic.deliverable(MAX_VCPUS_GICV2));
         assert_consistent(&vgic);
     }
 }

@@ -131,9 +131,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME", help_heading = IO)]
     pub(crate) switch: Vec<String>,
 
-    /// Start even if the VMs want more memory than the machine has (to test the hostvisor)
+    /// Start even VMs that the machine has no room for (to test the hostvisor)
     #[arg(long, hide = true)]
-    pub(crate) no_memory_check: bool,
+    pub(crate) unchecked: bool,
 
     #[command(flatten)]
     pub(crate) guest: GuestArgs,

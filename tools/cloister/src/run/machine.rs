@@ -1,5 +1,6 @@
 //! What the machine must have for the VMs to start.
 
+use abi::{MAX_VCPUS_GICV2, MAX_VCPUS_OF_ALL, MAX_VMS};
 use bundle::{Manifest, manifest};
 
 use crate::error::{Error, Result};
@@ -73,6 +74,34 @@ pub(crate) fn check_affinity(cpus: u32, vms: &[Manifest]) -> Result<()> {
     Ok(())
 }
 
+/// Checks that the VMs are not more than exist at once, nor their vCPUs; and that the interrupt controller, which is of
+/// version `gic`, has enough for each.
+pub(crate) fn check_numbers(gic: &str, vms: &[Manifest]) -> Result<()> {
+    let starting = || vms.iter().filter(|vm| vm.autostart);
+    let (count, vcpus) = (
+        starting().count(),
+        starting().map(|vm| u64::from(vm.vcpus)).sum::<u64>(),
+    );
+    if count > MAX_VMS {
+        return Err(Error::config(format_args!(
+            "{count} VMs start at once, Cloister runs up to {MAX_VMS} (autostart = false leaves one for later)"
+        )));
+    }
+    if vcpus > MAX_VCPUS_OF_ALL as u64 {
+        return Err(Error::config(format_args!(
+            "{vcpus} vCPUs in all, Cloister runs up to {MAX_VCPUS_OF_ALL} (autostart = false leaves a VM for later)"
+        )));
+    }
+    let too_wide = |vm: &&Manifest| gic == "2" && vm.vcpus as usize > MAX_VCPUS_GICV2;
+    if let Some(vm) = vms.iter().find(too_wide) {
+        return Err(Error::config(format_args!(
+            "VM '{}': {} vCPUs, with a GICv2 a VM has up to {MAX_VCPUS_GICV2} (--gic 3 gives the machine another)",
+            vm.name, vm.vcpus
+        )));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +147,32 @@ mod tests {
                 .to_string(),
             "VM 'vm': affinity names CPUs 2,3 only, the machine has 0 to 1"
         );
+    }
+
+    #[test]
+    fn no_more_vms_and_vcpus_than_exist_at_once() {
+        let vms = |count: usize, vcpus| {
+            let one = Manifest {
+                vcpus,
+                ..vm(0, None)
+            };
+            vec![one; count]
+        };
+        let refused = |gic, vms: &[Manifest]| check_numbers(gic, vms).unwrap_err().to_string();
+        for allowed in [vms(64, 4), vms(16, 16)] {
+            assert!(check_numbers("3", &allowed).is_ok());
+        }
+        assert!(check_numbers("2", &vms(1, 8)).is_ok());
+        assert!(
+            refused("3", &vms(65, 1)).starts_with("65 VMs start at once, Cloister runs up to 64")
+        );
+        assert!(refused("3", &vms(33, 8)).starts_with("264 vCPUs in all, Cloister runs up to 256"));
+        assert!(
+            refused("2", &vms(1, 9)).starts_with("VM 'vm': 9 vCPUs, with a GICv2 a VM has up to 8")
+        );
+        let mut later = vms(65, 1);
+        later[0].autostart = false;
+        assert!(check_numbers("3", &later).is_ok());
     }
 
     fn check(machine: u64, vms: &[u64]) -> Result<()> {

@@ -86,9 +86,10 @@ fn machine(args: &RunArgs, load: &Load) -> Result<Devices> {
             "--console {name}: no VM has this name"
         )));
     }
-    if !args.no_memory_check {
+    if !args.unchecked {
         let size = (load.bundle.as_ref()).map_or(0, |b| fs::metadata(b).map_or(0, |m| m.len()));
         machine::check_memory(args.memory, vms, size)?;
+        machine::check_numbers(&args.gic, vms)?;
     }
     machine::check_affinity(args.cpus, vms)?;
     network::check_switches(vms, &args.switch)?;
