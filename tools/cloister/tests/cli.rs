@@ -437,7 +437,7 @@ fn disks_and_forwards_reach_qemu() {
     let (status, stdout, stderr) = run(&folder, script, &["--forward", &forward]);
     assert_eq!(status, Some(0), "{stderr}");
     for want in [
-        "file.filename=good.img -device virtio-blk-device,drive=disk0,serial=good ".to_owned(),
+        "file.filename=good.img -device virtio-blk-device,drive=disk0,serial=good,werror=report,rerror=report ".to_owned(),
         format!(
             "hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:80,id=uplink0 -device virtio-net-device,netdev=uplink0"
         ),

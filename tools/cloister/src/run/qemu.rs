@@ -145,7 +145,10 @@ fn device_arguments(bus: Bus, devices: &Devices) -> Vec<OsString> {
         line.push(disks::blockdev(index, image));
         let serial = image.serial.replace(',', ",,");
         line.push("-device".into());
-        line.push(format!("{block},drive=disk{index},serial={serial}").into());
+        // Else QEMU stops the machine, all VMs, when the workstation's disk is full.
+        line.push(
+            format!("{block},drive=disk{index},serial={serial},werror=report,rerror=report").into(),
+        );
     }
     for (index, card) in devices.cards.iter().enumerate() {
         line.push("-netdev".into());
@@ -242,7 +245,7 @@ mod tests {
                         file.locking=on,file.filename=a,,b.img";
         let expected = format!(
             "-global virtio-mmio.force-legacy=false {blockdev} \
-             -device virtio-blk-device,drive=disk0,serial=x,,y -netdev user,id=uplink0 \
+             -device virtio-blk-device,drive=disk0,serial=x,,y,werror=report,rerror=report -netdev user,id=uplink0 \
              -device virtio-net-device,netdev=uplink0,mac=52:54:01:00:00:00 -kernel p"
         );
         assert!(mmio.contains(&expected), "{mmio}");
