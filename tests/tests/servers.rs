@@ -49,8 +49,16 @@ impl Place {
     }
 }
 
-/// The bits per second of each second that iperf3 tells of, and no summary.
-fn rates(text: &str) -> Vec<f64> {
+/// A stretch of a transfer, of a second or (if the client was held up) more.
+struct Interval {
+    from: f64,
+    to: f64,
+    /// Bits per second.
+    rate: f64,
+}
+
+/// The intervals that iperf3 tells of, in lines like `[  5]   3.00-4.00   sec  8.50 MBytes  71.2 Mbits/sec`; no summary.
+fn intervals(text: &str) -> Vec<Interval> {
     let unit = |unit: &str| match unit {
         "bits/sec" => Some(1.0),
         "Kbits/sec" => Some(1e3),
@@ -58,32 +66,69 @@ fn rates(text: &str) -> Vec<f64> {
         "Gbits/sec" => Some(1e9),
         _ => None,
     };
-    let rate = |line: &str| {
+    let interval = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
+        let (from, to) = words
+            .get(words.iter().position(|&word| word == "sec")? - 1)?
+            .split_once('-')?;
         let at = words.iter().position(|word| unit(word).is_some())?;
-        Some(words.get(at.checked_sub(1)?)?.parse::<f64>().ok()? * unit(words[at])?)
+        Some(Interval {
+            from: from.parse().ok()?,
+            to: to.parse().ok()?,
+            rate: words[at - 1].parse::<f64>().ok()? * unit(words[at])?,
+        })
     };
     let summary = |line: &&str| line.contains("sender") || line.contains("receiver");
     text.lines()
         .filter(|line| !summary(line))
-        .filter_map(rate)
+        .filter_map(interval)
         .collect()
 }
 
-/// No ten seconds in a row without a byte: the emulation of two CPUs may stop for some.
+/// The longest time without a byte, in seconds.
+fn longest_stall(intervals: &[Interval]) -> f64 {
+    let (mut since, mut longest) = (None, 0.0_f64);
+    for interval in intervals {
+        if interval.rate == 0.0 {
+            let since = *since.get_or_insert(interval.from);
+            longest = longest.max(interval.to - since);
+        } else {
+            since = None;
+        }
+    }
+    longest
+}
+
+/// No ten seconds without a byte: the emulation of two CPUs may stop for some.
 fn check_no_stall(what: &str, text: &str) {
-    let (rates, seconds) = (rates(text), duration().as_secs());
-    assert!(
-        rates.len() as u64 >= seconds,
-        "{what}: {} s of {seconds}: {text}",
-        rates.len()
+    let intervals = intervals(text);
+    let (end, stall) = (
+        intervals.last().map_or(0.0, |last| last.to),
+        longest_stall(&intervals),
     );
-    let stalled = rates
-        .windows(10)
-        .any(|ten| ten.iter().all(|&rate| rate == 0.0));
-    assert!(!stalled, "{what} stalls: {text}");
-    let mean = rates.iter().sum::<f64>() / rates.len() as f64;
-    println!("{what}: {:.1} Mbit/s over {} s", mean / 1e6, rates.len());
+    assert!(
+        end >= duration().as_secs_f64() - 1.0,
+        "{what}: ended after {end} s: {text}"
+    );
+    assert!(stall < 10.0, "{what} stalls for {stall:.1} s: {text}");
+    let bits: f64 = intervals.iter().map(|i| i.rate * (i.to - i.from)).sum();
+    println!(
+        "{what}: {:.1} Mbit/s over {end:.0} s, at most {stall:.1} s without a byte",
+        bits / end / 1e6
+    );
+}
+
+#[test]
+fn a_stall_is_as_long_as_its_intervals() {
+    let text = "[  5]   0.00-1.00   sec  8.50 MBytes  71.2 Mbits/sec    0   1.26 MBytes\n\
+                [  5]   1.00-2.10   sec  0.00 Bytes  0.00 bits/sec    0   1.26 MBytes\n\
+                [  5]   2.10-6.60   sec  0.00 Bytes  0.00 bits/sec    0   1.26 MBytes\n\
+                [  5]   6.60-7.00   sec  128 KBytes  504 Kbits/sec    0   1.26 MBytes\n\
+                [  5]   7.00-8.00   sec  0.00 Bytes  0.00 bits/sec    0   1.26 MBytes\n\
+                [  5]   0.00-8.00   sec  8.6 MBytes  9.02 Mbits/sec    1   sender\n";
+    let intervals = intervals(text);
+    assert_eq!(intervals.len(), 5);
+    assert!((longest_stall(&intervals) - 5.6).abs() < 1e-9);
 }
 
 /// `ab` and `redis-benchmark` drive two VMs at once.
