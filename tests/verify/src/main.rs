@@ -64,7 +64,10 @@ fn main() {
                 report.independent,
                 report.steps,
             );
-            report.violation
+            let least = number("least", 0);
+            report
+                .violation
+                .or_else(|| (report.states < least).then(|| format!("fewer than {least} states")))
         }
         Some("noninterference") => {
             let report = noninterference::run(noninterference::Limits {
