@@ -29,7 +29,7 @@ fn every_wrong_argument_gets_its_documented_error_and_changes_nothing() {
         ),
         (
             HostCall::MemLend,
-            &[NotFound, BadState, Denied, Invalid, Exists, Busy],
+            &[NotFound, BadState, Denied, Invalid, Exists, Busy, NoMemory],
         ),
         (
             HostCall::MemUnmap,
