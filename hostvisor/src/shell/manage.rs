@@ -99,12 +99,17 @@ impl Before {
             .get(device)
             .and_then(|d| d.counters.get(counter));
         let new = total.saturating_sub(before.map_or(0, |&(_, count)| count));
-        u128::from(new)
-            .saturating_mul(frequency.into())
-            .checked_div(self.ticks.into())
-            .and_then(|rate| rate.try_into().ok())
-            .unwrap_or_default()
+        let rate = per_second(new, self.ticks, frequency);
+        rate.try_into().unwrap_or_default()
     }
+}
+
+/// How many a second `count` in `ticks` of a clock of `frequency` Hz are; 0 in no time.
+pub(super) fn per_second(count: u64, ticks: u64, frequency: u64) -> u128 {
+    u128::from(count)
+        .saturating_mul(frequency.into())
+        .checked_div(ticks.into())
+        .unwrap_or_default()
 }
 
 /// What a VM has used of the machine in some time.

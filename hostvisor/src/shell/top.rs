@@ -1,7 +1,7 @@
 //! `vm top`: who uses the machine.
 
 use super::commands::{Printer, Seconds, time};
-use super::manage::Usage;
+use super::manage::{Usage, per_second};
 use core::fmt::{self, Write as _};
 
 /// A share of one CPU, in per cent with one digit behind the point.
@@ -38,10 +38,7 @@ pub(super) fn show(usage: &Usage, frequency: u64, out: &mut Printer<'_>) -> fmt:
             part,
             whole: usage.ticks,
         };
-        let exits = u128::from(vm.exits)
-            .saturating_mul(frequency.into())
-            .checked_div(usage.ticks.into())
-            .unwrap_or_default();
+        let exits = per_second(vm.exits, usage.ticks, frequency);
         writeln!(
             out,
             "{:width$}  {:>5}  {:>6}  {:>6}  {:>6}  {:>8} s  {:>8} s  {exits:>8}",

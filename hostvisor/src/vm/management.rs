@@ -72,19 +72,12 @@ impl Slot {
             return None;
         };
         let now = Seen {
-            instance: vm.instance,
             run_ticks: vm.vcpus.iter().map(Vcpu::run_ticks).sum(),
             wait_ticks: vm.vcpus.iter().map(Vcpu::wait_ticks).sum(),
             exits: vm.exits().iter().sum(),
         };
         let vcpus = vm.vcpus.len();
         let before = core::mem::replace(&mut self.seen, now);
-        // Another run counts from its start.
-        let before = if before.instance == now.instance {
-            before
-        } else {
-            Seen::default()
-        };
         Some(VmUsage {
             name: self.name.clone(),
             vcpus,
@@ -97,21 +90,15 @@ impl Slot {
 
     /// What its devices had counted when this was asked last, if it runs; they have counted `devices` now.
     fn look(&mut self, devices: &[DeviceStat]) -> Option<Before> {
-        let Stage::Running(vm, _) = &self.stage else {
+        if !matches!(self.stage, Stage::Running(..)) {
             return None;
-        };
-        let now = Look {
-            instance: vm.instance,
-            at: hw::now(),
-            devices: devices.to_vec(),
-        };
-        let (instance, at) = (now.instance, now.at);
-        let before = (self.looked.replace(now)).filter(|look| look.instance == instance);
-        let start = || (self.started_at, Vec::new());
-        let (since, devices) = before.map_or_else(start, |look| (look.at, look.devices));
+        }
+        let at = hw::now();
+        let devices = devices.to_vec();
+        let before = core::mem::replace(&mut self.looked, Look { at, devices });
         Some(Before {
-            ticks: at.saturating_sub(since),
-            devices,
+            ticks: at.saturating_sub(before.at),
+            devices: before.devices,
         })
     }
 

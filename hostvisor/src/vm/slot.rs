@@ -35,18 +35,17 @@ pub(super) struct Counters {
     pub(super) devices: Vec<DeviceStat>,
 }
 
-/// What a VM had used of the machine when `vm top` looked last.
+/// What a VM's run had used of the machine when `vm top` looked last.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Seen {
-    pub(super) instance: u64,
     pub(super) run_ticks: u64,
     pub(super) wait_ticks: u64,
     pub(super) exits: u64,
 }
 
-/// What a VM's devices had counted when `vm stat` looked last.
+/// What the devices of a VM's run had counted when `vm stat` looked last.
+#[derive(Default)]
 pub(super) struct Look {
-    pub(super) instance: u64,
     pub(super) at: u64,
     pub(super) devices: Vec<DeviceStat>,
 }
@@ -62,7 +61,7 @@ pub(super) struct Slot {
     pub(super) started_at: u64,
     pub(super) last: Counters,
     pub(super) seen: Seen,
-    pub(super) looked: Option<Look>,
+    pub(super) looked: Look,
     /// The operator wants it to stay stopped: a reset by the guest does not start it again.
     pub(super) held: bool,
     /// How the last run ended, in words.
@@ -97,7 +96,7 @@ impl Slot {
             started_at: 0,
             last: Counters::default(),
             seen: Seen::default(),
-            looked: None,
+            looked: Look::default(),
             held: false,
             end: None,
             untold: false,
@@ -114,6 +113,12 @@ impl Slot {
     pub(super) fn started(&mut self, index: usize, vm: Arc<Vm>, holdings: Holdings) {
         self.starts += 1;
         self.started_at = hw::now();
+        // What is shown as a difference counts from the start.
+        self.seen = Seen::default();
+        self.looked = Look {
+            at: self.started_at,
+            devices: Vec::new(),
+        };
         self.end = None;
         if let Ok(VmEntry { manifest, .. }) = &self.entry {
             log::info!(
