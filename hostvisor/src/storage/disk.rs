@@ -2,7 +2,7 @@
 //!
 //! A request goes from [`MachineDisk::submit`] into the device's ring at once, or waits for room, requesters
 //! taking turns ([`Turns`]); the device's interrupt takes it back and tells the requester. Every request under way has a page of device
-//! memory of its own ([`SlotPage`]); nothing is allocated and no data is copied on its way.
+//! memory of its own ([`SlotPage`]); only waiting allocates, and no data is copied on its way.
 //!
 //! A device that breaks the protocol or does nothing for [`PATIENCE`] seconds though it has requests is *dead*: it is reset, all its
 //! requests fail, one line says so, and it is not used again.

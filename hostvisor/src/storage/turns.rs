@@ -9,22 +9,20 @@ use alloc::collections::VecDeque;
 pub(super) struct Turns<T> {
     /// One for each requester who waits, never empty; the first one's turn is next.
     queues: VecDeque<VecDeque<T>>,
-    len: usize,
 }
 
 impl<T> Default for Turns<T> {
     fn default() -> Self {
         Self {
             queues: VecDeque::new(),
-            len: 0,
         }
     }
 }
 
 impl<T> Turns<T> {
     /// How many wait.
-    pub(super) const fn len(&self) -> usize {
-        self.len
+    pub(super) fn len(&self) -> usize {
+        self.queues.iter().map(VecDeque::len).sum()
     }
 
     /// Puts `item` behind those of its requester, who is told by `same`; a new requester is last. Comes back if there is
@@ -44,7 +42,6 @@ impl<T> Turns<T> {
             queue.push_back(item);
             self.queues.push_back(queue);
         }
-        self.len += 1;
         Ok(())
     }
 
@@ -56,7 +53,6 @@ impl<T> Turns<T> {
             // There is room: it has just been taken out.
             self.queues.push_back(queue);
         }
-        self.len -= usize::from(item.is_some());
         item
     }
 
