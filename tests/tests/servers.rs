@@ -68,14 +68,14 @@ fn intervals(text: &str) -> Vec<Interval> {
     };
     let interval = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let (from, to) = words
-            .get(words.iter().position(|&word| word == "sec")? - 1)?
-            .split_once('-')?;
+        let before = |at: usize| words.get(at.checked_sub(1)?);
+        let sec = words.iter().position(|&word| word == "sec")?;
+        let (from, to) = before(sec)?.split_once('-')?;
         let at = words.iter().position(|word| unit(word).is_some())?;
         Some(Interval {
             from: from.parse().ok()?,
             to: to.parse().ok()?,
-            rate: words[at - 1].parse::<f64>().ok()? * unit(words[at])?,
+            rate: before(at)?.parse::<f64>().ok()? * unit(words[at])?,
         })
     };
     let summary = |line: &&str| line.contains("sender") || line.contains("receiver");
