@@ -120,7 +120,7 @@ VERIFY := cargo run -q --profile verify -p verify --
 FUZZ_SECONDS ?= 600
 
 explore: ## Every interleaving of two CPUs' calls on a small machine (10 minutes at most)
-	@$(VERIFY) explore --least=10000000 $(ARGS)
+	@$(VERIFY) explore $(ARGS) --least=10000000
 
 noninterference: ## A million hostile sequences on two machines that differ in a secret
 	@$(VERIFY) noninterference $(ARGS)
