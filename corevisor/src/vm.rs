@@ -15,6 +15,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// VM slots of the machine; below 255, for 8-bit VMIDs of which 0 is the hostvisor's.
 pub const SLOTS: usize = abi::MAX_VMS;
+const _: () = assert!(SLOTS < 255);
 
 const SLOT_BITS: u32 = 8;
 const VCPU_BITS: u32 = 4;
