@@ -49,6 +49,12 @@ impl CpuSet {
         Self(self.0 & other.0)
     }
 
+    /// Those that are in one or both.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// `cpu` if it is one of them, else the lowest; none if there is none.
     #[must_use]
     pub const fn prefer(self, cpu: usize) -> Option<usize> {

@@ -242,6 +242,13 @@ impl<T> FairQueue<T> {
         Some(task)
     }
 
+    /// CPUs that one or more of those that wait may run on.
+    #[must_use]
+    pub fn affinities(&self) -> CpuSet {
+        let union = |set: CpuSet, e: &Entry<T>| set.or(e.affinity);
+        self.entries.iter().fold(CpuSet::NONE, union)
+    }
+
     /// Gives one that waits here, the furthest behind that may run on `cpu`, away.
     pub fn steal(&mut self, cpu: usize) -> Option<(T, Claim)> {
         let at = self

@@ -81,8 +81,8 @@ pub enum Placed {
     Quiet,
     /// Send this CPU an SGI: it sleeps, or has to share its time from now on, or to give way.
     Notify(usize),
-    /// Send both an SGI: the first has to share its time, unless the second, which just fell asleep, takes
-    /// the task away.
+    /// Send both an SGI: the first sleeps or has to share its time, unless the second, which sleeps, takes a
+    /// task away.
     NotifyBoth(usize, usize),
 }
 
@@ -153,12 +153,18 @@ impl<T> Scheduler<T> {
         let target = idle.unwrap_or_else(|| self.place(&claim, allowed, home, arrival, now));
         let clock = (target != home).then(|| self.queue(home).clock.load(Ordering::Relaxed));
         let tuning = self.tuning();
+        // CPUs that may take a task from there.
+        let mut helpers = CpuSet::NONE;
         let (first, preempt) = self.queue(target).with(|fair| {
             if arrival == Arrival::Yielded && target == home {
                 claim.vtime = fair.behind_next(claim.vtime);
             }
             let first = fair.is_empty();
             let preempt = fair.push(task, claim, clock, now, &tuning);
+            if !first || idle.is_none() {
+                // Not only the newcomer's: who waits already, for this CPU to wake, may have to give way to it.
+                helpers = fair.affinities();
+            }
             let pressure = if preempt {
                 Pressure::Preempt
             } else {
@@ -166,11 +172,9 @@ impl<T> Scheduler<T> {
             };
             ((first, preempt), pressure)
         });
-        if idle.is_some() {
-            return Placed::Notify(target);
-        }
-        // One that fell asleep between the choice and the queueing has not seen the task.
-        match (self.take_idle(home, allowed), first || preempt) {
+        // Or fell asleep between the choice and the queueing, and have not seen the task.
+        let helper = self.take_idle(home, helpers.and(self.online()));
+        match (helper, first || preempt || idle.is_some()) {
             (Some(idle), true) => Placed::NotifyBoth(target, idle),
             (Some(idle), false) => Placed::Notify(idle),
             (None, true) => Placed::Notify(target),

@@ -359,3 +359,30 @@ fn as_many_as_cpus_never_move() {
     machine.run(1000 * MS);
     assert_eq!(machine.switches, 4);
 }
+
+/// A task that any CPU may run is queued for one that sleeps; before that has woken, a pinned one that is
+/// further behind comes. The first is for the other CPU, which sleeps too.
+#[test]
+fn who_gives_way_to_a_pinned_one_gets_another_cpu() {
+    let sched = Scheduler::new();
+    sched.set_millisecond(MS);
+    for cpu in 0..2 {
+        sched.add_cpu(cpu);
+        assert_eq!(sched.enter_idle(cpu, 0), None);
+    }
+    let claim = |vtime, affinity| Claim {
+        vtime,
+        weight: 100,
+        affinity,
+    };
+    let anywhere = claim(MS, CpuSet::ALL);
+    let placed = sched.enqueue("anywhere", anywhere, 0, Arrival::Woken, 0);
+    assert_eq!(placed, Placed::Notify(0));
+    let pinned = claim(0, CpuSet::one(0));
+    // CPU 0 has its notice.
+    let placed = sched.enqueue("pinned", pinned, 0, Arrival::Woken, 0);
+    assert_eq!(placed, Placed::Notify(1));
+    sched.leave_idle(0);
+    assert_eq!(sched.pick(0, 0), Some("pinned"));
+    assert_eq!(sched.pick(1, 0), Some("anywhere"));
+}
