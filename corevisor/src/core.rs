@@ -3,6 +3,7 @@
 
 use crate::config::Config;
 use crate::fpu::Owner;
+use crate::lock::{self, Lock};
 use crate::ownership::Ownership;
 use crate::pool::Platform;
 use crate::vcpu_slot::VcpuSlot;
@@ -13,7 +14,6 @@ use abi::run::MAX_LIST_REGISTERS;
 use arch::context::{El1Regs, GpRegs};
 use arch::hal::{Cpu, Firmware, WorldRegs};
 use core::sync::atomic::{AtomicU64, Ordering};
-use spin::Mutex;
 
 /// Everything below the corevisor: memory, TLBs, firmware.
 pub trait Machine: Platform + Firmware {}
@@ -101,7 +101,7 @@ const ON: u64 = 2;
 #[derive(Debug)]
 pub struct HostCpu {
     power: AtomicU64,
-    entry: Mutex<HostEntry>,
+    entry: Lock<{ lock::LEAF }, HostEntry>,
 }
 
 /// Where a CPU enters the hostvisor.
@@ -117,7 +117,7 @@ impl HostCpu {
     const fn new() -> Self {
         Self {
             power: AtomicU64::new(OFF),
-            entry: Mutex::new(HostEntry { pc: 0, x: [0; 5] }),
+            entry: Lock::new(HostEntry { pc: 0, x: [0; 5] }),
         }
     }
 

@@ -7,7 +7,7 @@
 //! Invariant: a slot's FP home names CPU `c` exactly if the owner recorded by CPU `c` is that vCPU; then
 //! its registers are in CPU `c`, and VCPU_RUN refuses it on any other.
 
-use crate::lock::Relax;
+use crate::lock::{self, Relax};
 use crate::vcpu::Vcpu;
 use crate::vcpu_slot::VcpuSlot;
 use arch::hal::Cpu;
@@ -57,6 +57,7 @@ pub fn save<C: Cpu>(cpu: &mut C, cpu_index: usize, owner: Owner, slots: &[VcpuSl
     };
     while slot.is_fp_home(owner.vm, cpu_index) {
         let Ok(mut state) = slot.try_lock() else {
+            lock::before_waiting();
             Relax::relax();
             continue;
         };

@@ -5,17 +5,45 @@
 //! written at the top of [`crate::ownership`].
 
 use core::ops::{Deref, DerefMut};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
+use spin::mutex::{SpinMutex, SpinMutexGuard, TicketMutex, TicketMutexGuard};
 use spin::relax::RelaxStrategy;
 
-/// Rank of a VM's own lock: taken first of these. (vCPUs' states, before it, are spin locks without rank.)
+/// Rank of a VM's own lock: taken first.
 pub const VM: u8 = 1;
 /// Rank of the hostvisor's stage-2 table.
 pub const HOST: u8 = 2;
-/// Rank of the page-table pool: taken last.
+/// Rank of the page-table pool.
 pub const POOL: u8 = 3;
+/// Rank of what is held for a few loads and stores: the power state of a vCPU, the entry of a CPU. Taken last.
+pub const LEAF: u8 = 4;
+
+/// A lock that nobody waits for, and that therefore has no rank: it is taken if it is free.
+#[derive(Debug)]
+pub struct TryLock<T>(SpinMutex<T, Relax>);
+
+impl<T> TryLock<T> {
+    /// A free lock.
+    pub const fn new(value: T) -> Self {
+        Self(SpinMutex::new(value))
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_lock(&self) -> Option<TryGuard<'_, T>> {
+        self.0.try_lock()
+    }
+}
+
+/// A [`TryLock`] held; dropping it releases.
+pub type TryGuard<'a, T> = SpinMutexGuard<'a, T>;
+
+/// A CPU is about to wait for something that is not a [`Lock`]: test builds check that it holds none.
+pub fn before_waiting() {
+    rank::enter(0);
+    rank::leave(0);
+}
 
 /// A ticket lock of rank `RANK` around a `T`.
+#[derive(Debug)]
 pub struct Lock<const RANK: u8, T>(TicketMutex<T, Relax>);
 
 impl<const RANK: u8, T> Lock<RANK, T> {
@@ -136,5 +164,14 @@ mod tests {
         let (host, pool) = (Lock::<HOST, _>::new(()), Lock::<POOL, _>::new(()));
         let _pool = pool.lock();
         let _host = host.lock();
+    }
+
+    #[test]
+    #[should_panic(expected = "lock order")]
+    fn waiting_for_anything_else_with_a_lock_is_caught() {
+        let host = Lock::<HOST, _>::new(());
+        super::before_waiting();
+        let _host = host.lock();
+        super::before_waiting();
     }
 }

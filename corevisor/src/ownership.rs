@@ -2,12 +2,14 @@
 //!
 //! Lock order, each CPU taking them only downwards ([`crate::lock`] checks it in tests):
 //!
-//! 1. a vCPU's state, held for as long as it runs; who holds a VM's lock tries, and waits for the state of a
-//!    free slot alone, whose holder waits for nothing;
-//! 2. a VM's own lock, held by the caller (it is what makes `&mut Stage2` of a VM possible);
-//! 3. busy frames: claimed without waiting, refused with [`Error::Busy`] if taken;
-//! 4. the hostvisor's table;
-//! 5. the page-table pool.
+//! 1. a VM's own lock, held by the caller (it is what makes `&mut Stage2` of a VM possible);
+//! 2. the hostvisor's table;
+//! 3. the page-table pool;
+//! 4. leaves: a vCPU's power state, a CPU's entry.
+//!
+//! A vCPU's state, held for as long as it runs, and busy frames are taken if they are free and refused with
+//! [`Error::Busy`] if not, at any time: nobody waits for them. The one exception is [`crate::fpu::save`], which
+//! holds no lock of the above.
 //!
 //! A transition claims its frames, takes what it needs from the pool, changes tables (a frame leaves
 //! the old table, TLB invalidation complete, before it enters the new one), and commits. The

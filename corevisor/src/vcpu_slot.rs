@@ -3,11 +3,11 @@
 //! A slot serves one vCPU after another. Whatever is reached without the state's lock carries the
 //! handle of the VM it was meant for, so that a late-comer cannot touch the next tenant.
 
+use crate::lock::{self, Lock, TryGuard, TryLock};
 use crate::vcpu::{BootEntry, Vcpu};
 use abi::Error;
 use abi::hypercall::VcpuStat;
 use core::sync::atomic::{AtomicU64, Ordering};
-use spin::{Mutex, MutexGuard};
 
 /// vCPU slots of the whole machine.
 pub const SLOTS: usize = abi::MAX_VCPUS_OF_ALL;
@@ -35,11 +35,11 @@ struct PowerState {
 #[derive(Debug)]
 pub struct VcpuSlot {
     taken: AtomicU64,
-    power: Mutex<PowerState>,
+    power: Lock<{ lock::LEAF }, PowerState>,
     /// Which CPU's FP/SIMD registers hold the tenant's state: [`home`], or 0 for none.
     fp_home: AtomicU64,
     stats: [AtomicU64; VcpuStat::COUNT],
-    state: Mutex<Vcpu>,
+    state: TryLock<Vcpu>,
 }
 
 const HOME_BITS: u32 = 4;
@@ -56,24 +56,27 @@ impl VcpuSlot {
     pub const fn new() -> Self {
         Self {
             taken: AtomicU64::new(0),
-            power: Mutex::new(PowerState {
+            power: Lock::new(PowerState {
                 vm: 0,
                 power: Power::Off,
                 boot: BootEntry::NOWHERE,
             }),
             fp_home: AtomicU64::new(0),
             stats: [const { AtomicU64::new(0) }; VcpuStat::COUNT],
-            state: Mutex::new(Vcpu::EMPTY),
+            state: TryLock::new(Vcpu::EMPTY),
         }
     }
 
-    /// Claims the slot for a vCPU of VM `vm`; `None` if it is taken. The vCPU is off.
-    pub fn claim(&self, vm: u64) -> Option<MutexGuard<'_, Vcpu>> {
+    /// Claims the slot for a vCPU of VM `vm`; `None` if it is taken, or somebody with an old handle looks
+    /// at it just now. The vCPU is off.
+    pub fn claim(&self, vm: u64) -> Option<TryGuard<'_, Vcpu>> {
         self.taken
             .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
             .ok()?;
-        // Nobody holds the state of a free slot for long.
-        let state = self.state.lock();
+        let Some(state) = self.state.try_lock() else {
+            self.taken.store(0, Ordering::Release);
+            return None;
+        };
         let mut power = self.power.lock();
         power.vm = vm;
         power.power = Power::Off;
@@ -81,7 +84,7 @@ impl VcpuSlot {
     }
 
     /// Clears the state, secrets included, and frees the slot.
-    pub fn release(&self, mut state: MutexGuard<'_, Vcpu>) {
+    pub fn release(&self, mut state: TryGuard<'_, Vcpu>) {
         self.power.lock().vm = 0;
         self.fp_home.store(0, Ordering::Release);
         for stat in &self.stats {
@@ -93,7 +96,7 @@ impl VcpuSlot {
     }
 
     /// The state, or `Busy` while another CPU runs it or works on it.
-    pub fn try_lock(&self) -> Result<MutexGuard<'_, Vcpu>, Error> {
+    pub fn try_lock(&self) -> Result<TryGuard<'_, Vcpu>, Error> {
         self.state.try_lock().ok_or(Error::Busy)
     }
 

@@ -130,6 +130,8 @@ pub(super) fn at_point(point: Point) {
             shared.running.set(Some(cpu));
             shared.seen[cpu].set(shared.seen[cpu].get().words(words));
         }
+        // Held for a few loads and stores.
+        Point::Lock(lock::LEAF) => {}
         Point::Lock(rank) => {
             if rank == lock::HOST {
                 shared.touch(LOCK_BITS + u32::from(rank));
