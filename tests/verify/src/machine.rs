@@ -6,7 +6,7 @@ use abi::{Ipa, Pfn, psci};
 use arch::hal::{FRAME_WORDS, Firmware, FrameWords, Memory, Stage2Regs, Tlb};
 use std::cell::Cell;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// First frame of RAM.
 pub const BASE: u64 = 0x4_0000;
@@ -64,6 +64,8 @@ pub struct Machine {
     pub walker: Mutex<Walker>,
     /// Pages (by number within the VM) that a guest has made public: bit n of its VM's word.
     pub public: [AtomicU64; VMS],
+    /// What the firmware answers to every PSCI call.
+    pub firmware: AtomicI64,
     fault: Fault,
 }
 
@@ -90,6 +92,7 @@ impl Machine {
             dirty: (0..frames).map(|_| AtomicU64::new(0)).collect(),
             walker: Mutex::new(Walker::new(frames)),
             public: [const { AtomicU64::new(0) }; VMS],
+            firmware: AtomicI64::new(psci::DENIED),
             fault,
         }
     }
@@ -214,10 +217,10 @@ impl Tlb for Machine {
 
 impl Firmware for Machine {
     fn psci(&self, _function: u32) -> i64 {
-        psci::DENIED
+        self.firmware.load(Ordering::Relaxed)
     }
 
     fn start_cpu(&self, _index: usize) -> i64 {
-        psci::DENIED
+        self.firmware.load(Ordering::Relaxed)
     }
 }

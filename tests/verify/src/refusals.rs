@@ -3,10 +3,11 @@
 //! Random walks over a small machine: calls on two CPUs, guests that use FP/SIMD, share pages, start each other
 //! and end, run pages with anything in them, frames and vCPUs that another CPU is at work on. Each call is
 //! first looked up in an independent [`table`] of what the documents say. It must answer just that: the
-//! error, with the machine afterwards as before in every word, or success. Guests' own calls have walks of their own
-//! ([`guest`]).
+//! error, with the machine afterwards as before in every word, or success. Guests' own calls and the
+//! hostvisor's SMCs have walks of their own ([`guest`], [`smc`]).
 
 pub mod guest;
+pub mod smc;
 mod snapshot;
 mod table;
 

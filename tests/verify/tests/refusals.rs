@@ -2,7 +2,7 @@
 //! call which did otherwise would be seen.
 
 use abi::{Error, HostCall};
-use verify::refusals::{Answers, Seeded, guest, walk};
+use verify::refusals::{Answers, Seeded, guest, smc, walk};
 
 const WALKS: u64 = 60;
 const STEPS: u64 = 500;
@@ -139,6 +139,44 @@ fn every_wrong_call_of_a_guest_gets_its_documented_answer_and_changes_nothing() 
 fn a_guests_refused_call_that_changes_something_or_answers_otherwise_is_seen() {
     for seeded in [guest::Seeded::Memory, guest::Seeded::Answer] {
         let walk = |seed| guest::walk(seed, 100, seeded, &mut guest::Answers::new()).err();
+        assert!((0..10).find_map(walk).is_some(), "{seeded:?}");
+    }
+}
+
+#[test]
+fn every_wrong_smc_of_the_hostvisor_gets_its_documented_answer_and_changes_nothing() {
+    let mut answers = Answers::new();
+    for seed in 0..WALKS {
+        if let Err(what) = smc::walk(seed, STEPS, guest::Seeded::Nothing, &mut answers) {
+            panic!("{what}");
+        }
+    }
+    let documented: [(u64, &[i64]); 9] = [
+        (0x8400_0000, &[]),
+        (0x8400_0002, &[-3, -6]),
+        (0xC400_0003, &[-2, -3, -4, -5, -6, -9]),
+        (0xC400_0004, &[-2]),
+        (0x8400_0006, &[]),
+        (0x8400_0008, &[-3, -6]),
+        (0x8400_0009, &[-3, -6]),
+        (0x8400_000A, &[-1]),
+        (0x8000_0000, &[]),
+    ];
+    for (function, errors) in documented {
+        for code in errors.iter().map(|code| Some(*code)).chain([None]) {
+            let key = (Some(function), code);
+            assert!(answers.contains_key(&key), "{key:x?} never came up");
+        }
+    }
+    let unknown = |function| documented.iter().all(|(known, _)| Some(*known) != function);
+    let unknown = answers.keys().filter(|(function, _)| unknown(*function));
+    assert!(unknown.count() > 100);
+}
+
+#[test]
+fn a_refused_smc_that_changes_something_or_answers_otherwise_is_seen() {
+    for seeded in [guest::Seeded::Memory, guest::Seeded::Answer] {
+        let walk = |seed| smc::walk(seed, 100, seeded, &mut Answers::new()).err();
         assert!((0..10).find_map(walk).is_some(), "{seeded:?}");
     }
 }
