@@ -128,11 +128,6 @@ pub fn take_input(vm: usize) -> Option<u8> {
     with(|console, _| console.take_input(vm)).flatten()
 }
 
-/// True if bytes wait for VM `vm`.
-pub fn has_input(vm: usize) -> bool {
-    with(|console, _| console.has_input(vm)).unwrap_or(false)
-}
-
 /// The shell's command is done: prompt again.
 pub(crate) fn command_done() {
     with(|console, out| console.command_done(out));

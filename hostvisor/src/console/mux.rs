@@ -262,12 +262,6 @@ impl Console {
         self.vms.get_mut(vm)?.input.pop_front()
     }
 
-    /// True if bytes wait for VM `vm`.
-    #[must_use]
-    pub fn has_input(&self, vm: usize) -> bool {
-        self.vms.get(vm).is_some_and(|vm| !vm.input.is_empty())
-    }
-
     /// Shows the host log's lines since the last call, those that matter here, each on a line of its
     /// own; the others stay in the log only. Answers how far it got.
     pub fn show_log(&mut self, log: &HostLog, out: &mut dyn Output) -> u64 {

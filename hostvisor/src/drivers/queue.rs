@@ -132,12 +132,6 @@ impl Queue {
         self.ring.write64(offset, shape(len, flags, next));
     }
 
-    /// Chains that the device has.
-    #[must_use]
-    pub const fn outstanding(&self) -> u16 {
-        self.next_avail.wrapping_sub(self.next_used)
-    }
-
     /// Puts the chain that starts at `head` into the ring; [`Self::publish`] shows it.
     #[inline]
     pub fn offer(&mut self, head: u16) {

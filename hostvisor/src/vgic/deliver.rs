@@ -122,13 +122,6 @@ impl Vgic {
         (block.held | block.line | block.active) & (1 << (self.vtimer & 31)) != 0
     }
 
-    /// True if the drain after the last run found that the guest had deactivated the virtual timer's
-    /// interrupt, which by the HW bit deactivated the physical one too.
-    #[must_use]
-    pub fn vtimer_deactivated(&self, vcpu: usize) -> bool {
-        self.cpus.get(vcpu).is_some_and(|cpu| cpu.vtimer_done)
-    }
-
     /// Queues and unqueues the interrupts of `mask` in a block whose state has changed.
     pub(super) fn update(&mut self, vcpu: usize, index: usize, mask: u32) -> KickMask {
         match index.checked_sub(1) {

@@ -37,7 +37,6 @@ impl Vgic {
         let Some(cpu) = self.cpus.get_mut(vcpu) else {
             return Fill::default();
         };
-        cpu.vtimer_done = false;
         if cpu.summary == 0 {
             return Fill::default();
         }
@@ -171,7 +170,6 @@ impl Vgic {
             // As mostly.
             let lr = lrs.first().copied();
             unload(&mut cpu.private, 1 << intid, lr);
-            cpu.vtimer_done |= was_deactivated(lr);
             return self.update_private(vcpu, 1 << intid);
         }
         let mut private = 0;
@@ -189,7 +187,6 @@ impl Vgic {
             if unload(&mut cpu.private, 1 << intid, lr) && u32::from(intid) < SGIS {
                 returned |= 1 << intid;
             }
-            cpu.vtimer_done |= was_deactivated(lr);
         }
         if self.model == Model::V2 {
             bits(returned).for_each(|intid| cpu.take_back_sender(intid));
@@ -338,11 +335,6 @@ fn load(block: &mut Block, bit: u32, intid: u32, wanted: u32, stays: bool, hw: b
         }
     }
     lr
-}
-
-/// True if the guest's deactivation of the list register was one of the physical interrupt too.
-fn was_deactivated(lr: Option<u64>) -> bool {
-    lr.is_some_and(|lr| lr & (LR_HW | LR_PENDING | LR_ACTIVE) == LR_HW)
 }
 
 /// Takes an interrupt back from its list register, or from one that the guest never saw. True if a latch

@@ -156,8 +156,6 @@ struct Cpu {
     /// What list register n holds, for the first `filled`.
     lists: [u16; MAX_LIST_REGISTERS],
     filled: usize,
-    /// The last drain found the virtual timer's list register deactivated.
-    vtimer_done: bool,
     /// GICv2: who sent the SGIs that are pending or active.
     senders: [Senders; SGIS as usize],
     /// GICR_WAKER.ProcessorSleep: kept for reading back, without effect on delivery.
@@ -215,7 +213,6 @@ impl Vgic {
             summary: 0,
             lists: [0; MAX_LIST_REGISTERS],
             filled: 0,
-            vtimer_done: false,
             senders: [Senders::NONE; SGIS as usize],
             asleep: false,
         };
