@@ -21,6 +21,14 @@ mod host;
 #[cfg(not(target_os = "none"))]
 pub use host::*;
 
+/// True if less than a quarter of the heap is free. What a guest can have more and more of is not given then: the rest
+/// is for what every CPU and VM needs.
+#[must_use]
+pub fn heap_is_low() -> bool {
+    let (used, total) = heap_stats();
+    used > total / 4 * 3
+}
+
 impl Dma {
     /// Copies bytes from `offset`, a multiple of 8, on. For what is read once in a while.
     pub fn read(&self, offset: u64, to: &mut [u8]) {

@@ -4,6 +4,7 @@
 //! have in common. Frames come from guests and from outside: nothing in them, or in the headers in front of them, is
 //! taken on trust.
 
+pub mod backlog;
 pub mod feature;
 pub mod frame;
 pub mod header;

@@ -74,6 +74,9 @@ impl Build {
         if tree.len() as u64 > FDT_MAX {
             return Err("device tree too large".to_string());
         }
+        if hw::heap_is_low() {
+            return Err("the hostvisor's own memory is nearly full".to_string());
+        }
         let need = (manifest.memory >> PAGE_SHIFT) + u64::from(manifest.vcpus);
         let free = FRAMES.lock().free();
         if need > free {

@@ -3,13 +3,13 @@
 use crate::drivers::Queue;
 use crate::drivers::queue::{Broken, Descriptor};
 use crate::net::NetHeader;
+use crate::net::backlog::Backlog;
 use crate::net::frame::{Frame, HEAD};
 use crate::net::header::LEN;
 use crate::net::offload::Fault;
 use crate::segment::Segment;
 use crate::virtio::transfer;
 use crate::virtqueue::NEXT;
-use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -17,8 +17,6 @@ use alloc::vec::Vec;
 pub(super) const BUFFER: u32 = 4096;
 /// Most bytes that wait for buffers.
 const BACKLOG: usize = 512 << 10;
-/// What a waiting frame takes besides its bytes.
-const OVERHEAD: usize = 64;
 
 /// What became of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,12 +27,6 @@ pub(super) enum Placed {
     Dropped,
     /// The card breaks the protocol.
     Broken,
-}
-
-/// A frame that waits.
-struct Waiting {
-    header: NetHeader,
-    bytes: Vec<u8>,
 }
 
 /// The queue and what waits for it.
@@ -49,8 +41,7 @@ pub(super) struct Transmitter {
     chained: Vec<u16>,
     /// The buffers of the frame at hand.
     pieces: Vec<Segment>,
-    backlog: VecDeque<Waiting>,
-    waiting: usize,
+    backlog: Backlog,
 }
 
 impl Transmitter {
@@ -63,8 +54,7 @@ impl Transmitter {
             next: vec![0; size],
             chained: vec![0; size],
             pieces: Vec::with_capacity(size),
-            backlog: VecDeque::new(),
-            waiting: 0,
+            backlog: Backlog::new(BACKLOG),
             queue,
         };
         for index in 0..transmitter.queue.size() {
@@ -93,7 +83,7 @@ impl Transmitter {
         match room {
             Err(Broken) => Ok(Placed::Broken),
             Ok(true) => self.place(frame).map(|()| Placed::Done),
-            Ok(false) if !self.keep(frame)? => Ok(Placed::Dropped),
+            Ok(false) if !self.backlog.keep(frame)? => Ok(Placed::Dropped),
             // Asks for an interrupt, and looks once more: what was sent before comes without one.
             Ok(false) => match self.work_off() {
                 Ok(()) => Ok(Placed::Done),
@@ -182,38 +172,21 @@ impl Transmitter {
         self.queue.offer(head);
     }
 
-    /// Keeps a frame for later. False if there is no room.
-    fn keep(&mut self, frame: &Frame<'_>) -> Result<bool, Fault> {
-        let size = frame.len() + OVERHEAD;
-        if self.waiting + size > BACKLOG {
-            return Ok(false);
-        }
-        let waiting = Waiting {
-            header: frame.header,
-            bytes: frame.to_vec()?,
-        };
-        self.waiting += size;
-        self.backlog.push_back(waiting);
-        Ok(true)
-    }
-
     /// Moves what waits into the queue, as far as there is room; asks for an interrupt if some is left.
     pub(super) fn work_off(&mut self) -> Result<(), Broken> {
         if self.backlog.is_empty() {
             return Ok(());
         }
-        while let Some(waiting) = self.backlog.pop_front() {
-            let size = waiting.bytes.len();
-            if !self.make_room(size)? {
-                self.backlog.push_front(waiting);
+        while let Some(waiting) = self.backlog.pop() {
+            if !self.make_room(waiting.len())? {
+                self.backlog.put_back(waiting);
                 if self.queue.await_used() {
                     continue;
                 }
                 return Ok(());
             }
-            self.waiting -= size + OVERHEAD;
             // Its bytes are our own: they can be reached.
-            if let Some(frame) = Frame::own(waiting.header, &waiting.bytes) {
+            if let Some(frame) = waiting.frame() {
                 let _ = self.place(&frame);
             }
         }

@@ -13,6 +13,7 @@ mod request;
 use super::device::{CONFIG, Device, Link};
 use super::queue::{Chain, Queue, Violation};
 use super::transfer;
+use crate::hw;
 use crate::segment::{self, Segment};
 use crate::storage::{Backend, Done, IoError, Op, Request, SECTOR};
 use alloc::string::String;
@@ -29,7 +30,7 @@ const ID_BYTES: usize = 20;
 /// Most requests taken before the guest gets to run again.
 const BUDGET: usize = 64;
 /// Segments of requests under way above which no more are taken: they may lie in the machine's heap until its disk
-/// has room for them. At least one request always gets through.
+/// has room for them. At least one request always gets through; not more while the heap is low.
 const MAX_SEGMENTS_OUT: usize = 2048;
 /// The same for their bytes, those to be zeroed or discarded included: a slow disk serves other VMs, too, and must have
 /// done all of this long before it counts as stuck.
@@ -220,7 +221,10 @@ impl Disk {
         let Some(queue) = &mut state.queue else {
             return Ok(Taken::Nothing);
         };
-        let full = state.segments >= MAX_SEGMENTS_OUT || state.bytes >= MAX_BYTES_OUT;
+        let more = state.free.len() < usize::from(QUEUE_SIZE);
+        let full = state.segments >= MAX_SEGMENTS_OUT
+            || state.bytes >= MAX_BYTES_OUT
+            || more && hw::heap_is_low();
         if full || state.free.is_empty() {
             state.stalled = true;
             self.publish(queue)?;

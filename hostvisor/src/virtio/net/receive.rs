@@ -1,11 +1,12 @@
 //! From the switch into a guest's receive buffers.
 //!
 //! What there are no buffers for waits in a backlog of bounded bytes, in order, until the guest makes buffers
-//! available; when that is full frames are dropped and counted. The memory of all backlogs together is bounded too.
+//! available; when that is full, or the heap low, frames are dropped and counted.
 
 use super::{Interface, RECEIVE};
-use crate::hw::CopyFault;
+use crate::hw::{CopyFault, Unreachable};
 use crate::net::NetHeader;
+use crate::net::backlog::Backlog;
 use crate::net::feature::{self, takes};
 use crate::net::frame::{Frame, HEAD};
 use crate::net::header::LEN;
@@ -14,42 +15,15 @@ use crate::net::switch::Counters;
 use crate::segment;
 use crate::virtio::queue::{Chain, Queue, Violation};
 use crate::virtio::transfer;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// Most bytes that wait for one guest.
 const BACKLOG: usize = 128 << 10;
-/// Most bytes that wait for all guests.
-const ALL_BACKLOGS: usize = 4 << 20;
-/// What a waiting frame takes besides its bytes.
-const OVERHEAD: usize = 64;
 /// Most buffers that a frame is spread over: 64 KiB in buffers of 1 KiB. A guest that offers smaller ones gets no large
 /// frames. This, and [`super::RECEIVE_CHAIN`], is what their sender may have to do for it.
 const MAX_BUFFERS: usize = 66;
 /// Most frames taken from the backlog in one go.
 const FRAMES: usize = 64;
-
-/// Bytes that wait for all guests.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
-
-/// A frame that waits.
-struct Waiting {
-    header: NetHeader,
-    bytes: Vec<u8>,
-}
-
-impl Waiting {
-    fn size(&self) -> usize {
-        self.bytes.len() + OVERHEAD
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        WAITING.fetch_sub(self.size(), Ordering::Relaxed);
-    }
-}
 
 /// The receive queue and what waits for it.
 pub(super) struct Receiver {
@@ -60,8 +34,7 @@ pub(super) struct Receiver {
     next: Chain,
     /// Chains that the frame at hand is put into: head, and bytes.
     used: Vec<(u16, u32)>,
-    backlog: VecDeque<Waiting>,
-    waiting: usize,
+    backlog: Backlog,
 }
 
 /// What became of a frame.
@@ -91,6 +64,12 @@ impl From<Fault> for Blame {
     }
 }
 
+impl From<Unreachable> for Blame {
+    fn from(fault: Unreachable) -> Self {
+        Self::Sender(fault.into())
+    }
+}
+
 impl From<CopyFault> for Blame {
     fn from(fault: CopyFault) -> Self {
         match fault {
@@ -109,8 +88,7 @@ impl Receiver {
             first: Chain::default(),
             next: Chain::default(),
             used: Vec::new(),
-            backlog: VecDeque::new(),
-            waiting: 0,
+            backlog: Backlog::new(BACKLOG),
         }
     }
 
@@ -124,7 +102,6 @@ impl Receiver {
     pub(super) fn stop(&mut self) {
         self.queue = None;
         self.backlog.clear();
-        self.waiting = 0;
     }
 
     /// Puts a frame into buffers, if there are enough of them. The driver sees it after [`Queue::publish`].
@@ -203,31 +180,6 @@ impl Receiver {
         queue.want_notifications()?;
         Ok(queue.ready() > before)
     }
-
-    /// Keeps a frame for later. False if there is no room.
-    fn keep(&mut self, frame: &Frame<'_>) -> Result<bool, Fault> {
-        let size = frame.len() + OVERHEAD;
-        if self.queue.is_none() || self.waiting + size > BACKLOG {
-            return Ok(false);
-        }
-        if WAITING.fetch_add(size, Ordering::Relaxed) + size > ALL_BACKLOGS {
-            WAITING.fetch_sub(size, Ordering::Relaxed);
-            return Ok(false);
-        }
-        let bytes = match frame.to_vec() {
-            Ok(bytes) => bytes,
-            Err(fault) => {
-                WAITING.fetch_sub(size, Ordering::Relaxed);
-                return Err(fault.into());
-            }
-        };
-        self.waiting += size;
-        self.backlog.push_back(Waiting {
-            header: frame.header,
-            bytes,
-        });
-        Ok(true)
-    }
 }
 
 impl Interface {
@@ -265,7 +217,7 @@ impl Interface {
         };
         match placed {
             Placed::Done => self.count(frame.len()),
-            Placed::NoBuffers if receiver.keep(frame)? => return Ok(true),
+            Placed::NoBuffers if receiver.backlog.keep(frame)? => return Ok(true),
             Placed::NoBuffers | Placed::TooLarge => {
                 Counters::count(&self.counters.dropped, 1);
             }
@@ -312,27 +264,26 @@ impl Interface {
         let mut stuck = false;
         while budget != 0
             && !stuck
-            && let Some(waiting) = receiver.backlog.pop_front()
+            && let Some(waiting) = receiver.backlog.pop()
         {
             budget -= 1;
-            let placed = match Frame::own(waiting.header, &waiting.bytes) {
+            let placed = match waiting.frame() {
                 Some(frame) => receiver.place(&frame),
                 None => Ok(Placed::TooLarge),
             };
             match placed {
                 Ok(Placed::NoBuffers) => {
-                    receiver.backlog.push_front(waiting);
+                    receiver.backlog.put_back(waiting);
                     stuck = !receiver.ask_for_buffers()?;
                     continue;
                 }
-                Ok(Placed::Done) => self.count(waiting.bytes.len()),
+                Ok(Placed::Done) => self.count(waiting.len()),
                 // The frame is in our own memory: there is no other sender.
                 Ok(Placed::TooLarge) | Err(Blame::Sender(_)) => {
                     Counters::count(&self.counters.dropped, 1);
                 }
                 Err(Blame::Receiver(violation)) => return Err(violation),
             }
-            receiver.waiting = receiver.waiting.saturating_sub(waiting.size());
         }
         let Some(queue) = &mut receiver.queue else {
             return Ok(false);

@@ -1,3 +1,4 @@
+use crate::hw;
 use crate::segment;
 use crate::storage::{Backend, Geometry, IoError, Op, Request, SECTOR};
 use crate::virtio::blk::Blk;
@@ -566,6 +567,27 @@ fn a_closed_disk_takes_nothing_more_and_says_when_it_is_idle() {
     bench.queue = TestQueue::new(&bench.guest, 128);
     bench.start();
     bench.read(1);
+    assert_eq!(bench.storage.waiting(), 0);
+}
+
+/// A disk needs memory for each request under way: one it always gets.
+#[test]
+fn one_request_after_the_other_is_served_while_the_heap_is_low() {
+    let mut bench = Bench::with(FakeStorage::new(|_| ()), false, false);
+    bench.start();
+    bench.write(1, 1);
+    hw::tests::set_heap_used(80);
+    for sector in 2..6 {
+        bench.write(sector, 1);
+    }
+    for left in (0..5).rev() {
+        assert_eq!(bench.storage.waiting(), 1);
+        bench.storage.fail(0, IoError::Device);
+        if left != 0 {
+            assert_eq!(bench.device.line.goes_on.swap(0, Ordering::SeqCst), 1);
+            while bench.device.transport.resume() {}
+        }
+    }
     assert_eq!(bench.storage.waiting(), 0);
 }
 

@@ -1,3 +1,4 @@
+use crate::hw;
 use crate::net::header::{F_NEEDS_CSUM, GSO_TCPV4};
 use crate::net::switch::Switch;
 use crate::net::{MAX_FRAME, NetHeader};
@@ -206,6 +207,26 @@ fn a_backlog_is_bounded() {
         }
     }
     assert_eq!(arrived, kept);
+}
+
+#[test]
+fn nothing_is_kept_while_the_heap_is_low() {
+    let (mut a, mut b) = pair(FULL, FULL);
+    let send = |a: &mut Peer, n| a.send(&NetHeader::default(), &frame(2, 1, 60, n));
+    send(&mut a, 1);
+    hw::tests::set_heap_used(80);
+    send(&mut a, 2);
+    assert_eq!(b.counter("packets dropped"), 1);
+    hw::tests::set_heap_used(70);
+    send(&mut a, 3);
+    b.offer(4, 1536);
+    for n in [1, 3] {
+        assert_eq!(b.take().unwrap().1, frame(2, 1, 60, n));
+    }
+    // What finds a buffer needs no memory.
+    hw::tests::set_heap_used(100);
+    send(&mut a, 4);
+    assert_eq!(b.take().unwrap().1, frame(2, 1, 60, 4));
 }
 
 #[test]
