@@ -1,6 +1,6 @@
 //! vCPUs of one VM on one CPU: what the TLB and the instruction caches hold of one is not used by another.
 
-use abi::{HostCall, Pfn, hypercall::VM_PROTECTED};
+use abi::{Error, HostCall, MAX_VCPUS, Pfn, hypercall::VM_PROTECTED};
 use arch::context::GpRegs;
 use arch::hal::TrapKind;
 use verify::cpu::{Guest, Hardware};
@@ -108,4 +108,16 @@ fn a_tlb_that_keeps_them_is_seen() {
     let mut m = Machine::new(Fault::KeepVcpu);
     let vm = m.vm([Pfn(FIRST), Pfn(FIRST + 1)]);
     m.run(0, vm, 1);
+}
+
+#[test]
+fn a_vm_may_have_so_many_and_no_more() {
+    let mut m = Machine::new(Fault::None);
+    let most = MAX_VCPUS as u64;
+    m.call(0, HostCall::VmCreate, [VM_PROTECTED, most, 0, 0]);
+    for count in [0, most + 1, 1 << 32 | 1, u64::MAX] {
+        let args = [VM_PROTECTED, count, 0, 0];
+        let [code, ..] = m.cpus[0].call(m.world.core, HostCall::VmCreate, args);
+        assert_eq!(code.cast_signed(), Error::Invalid.code());
+    }
 }
