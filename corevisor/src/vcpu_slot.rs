@@ -203,3 +203,69 @@ impl Default for VcpuSlot {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_home_is_anothers_or_none() {
+        let homes = (1..600).flat_map(|vm| (0..abi::MAX_CPUS).map(move |cpu| home(vm, cpu)));
+        let homes: Vec<_> = homes.collect();
+        assert!(!homes.contains(&0));
+        assert_eq!(homes.iter().collect::<HashSet<_>>().len(), homes.len());
+    }
+
+    /// A slot's power is its tenant's: who comes late with another VM's handle neither sees nor changes it.
+    #[test]
+    fn a_late_comer_does_not_power_the_next_tenant() {
+        let (old, new) = (0x100, 0x200);
+        let boot = BootEntry {
+            entry: abi::Ipa(0x4000),
+            context: 7,
+        };
+        let slot = VcpuSlot::new();
+        let Some(mut state) = slot.claim(new) else {
+            unreachable!()
+        };
+        assert!(slot.claim(old).is_none());
+        assert_eq!(slot.power(old), None);
+        assert_eq!(slot.request_on(old, boot), Err(None));
+        assert_eq!(slot.power(new), Some(Power::Off));
+        state.vm = new;
+        assert_eq!(slot.take_boot(&state), None, "nobody asked");
+        assert_eq!(slot.request_on(new, boot), Ok(()));
+        assert_eq!(slot.request_on(new, boot), Err(Some(Power::OnPending)));
+        state.vm = old;
+        assert_eq!(slot.take_boot(&state), None);
+        state.vm = new;
+        assert_eq!(slot.take_boot(&state), Some(boot));
+        assert_eq!(slot.request_on(new, boot), Err(Some(Power::On)));
+        slot.power_off(&state);
+        assert_eq!(slot.power(new), Some(Power::Off));
+    }
+
+    /// Nothing of a tenant is left to the next one.
+    #[test]
+    fn a_slot_is_empty_when_it_is_free() {
+        let slot = VcpuSlot::new();
+        let Some(mut state) = slot.claim(0x100) else {
+            unreachable!()
+        };
+        (state.vm, state.gp.x[3], state.fp.v[5]) = (0x100, 9, 9);
+        slot.set_fp_home(&state, Some(1));
+        slot.count(VcpuStat::CoreFp);
+        assert!(slot.is_fp_home(0x100, 1) && !slot.is_fp_home(0x100, 0) && !slot.fp_in_memory());
+        assert_eq!(slot.stat(VcpuStat::CoreFp as usize), Some(1));
+        assert_eq!(slot.stat(VcpuStat::COUNT), None);
+        slot.release(state);
+        assert_eq!(slot.words()[..3], [0, 0, Power::Off as u64]);
+        assert!(slot.fp_in_memory());
+        assert_eq!(slot.stat(VcpuStat::CoreFp as usize), Some(0));
+        let Ok(state) = slot.try_lock() else {
+            unreachable!()
+        };
+        assert_eq!((state.vm, state.gp.x[3], state.fp.v[5]), (0, 0, 0));
+    }
+}

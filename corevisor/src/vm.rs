@@ -318,3 +318,56 @@ impl Default for Vms {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame_table::RamRegion;
+    use crate::sim::Setup;
+    use abi::Pfn;
+    use std::collections::HashSet;
+
+    /// Handles as [`Vms::create`] makes them, of first and later tenants of every slot.
+    fn handles() -> impl Iterator<Item = u64> {
+        let slots = 0..SLOTS as u64;
+        slots.flat_map(|slot| [1, 2, 3, 1 << 20, 1 << 40].map(|n| n << SLOT_BITS | slot))
+    }
+
+    #[test]
+    fn no_vcpu_has_anothers_id() {
+        let ids = handles().flat_map(|vm| (0..MAX_VCPUS).map(move |index| vcpu_id(vm, index)));
+        let ids: Vec<_> = ids.collect();
+        assert!(!ids.contains(&0));
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
+    }
+
+    /// Whoever found the slot by a handle that was good a moment ago does not get the next tenant.
+    #[test]
+    fn an_old_handle_does_not_open_the_slot_to_its_next_tenant() {
+        let setup = Setup::new(&[RamRegion {
+            base: Pfn(0x4_0000),
+            frames: 512,
+        }]);
+        let own = setup.boot(256, 128, &[], 4);
+        let vms = Vms::new();
+        let create = || vms.create(true, 1, |_| own.new_vm_table(1, None));
+        let Ok(old) = create() else { unreachable!() };
+        let Ok(slot) = vms.get(old) else {
+            unreachable!()
+        };
+        let Ok(mut inner) = slot.lock(old) else {
+            unreachable!()
+        };
+        slot.release(&mut inner);
+        drop(inner);
+        assert_eq!(slot.lock(old).err(), Some(Error::NotFound), "free");
+        let Ok(new) = create() else { unreachable!() };
+        assert_eq!((slot_number(new), new == old), (slot_number(old), false));
+        assert!(vms.get(old).is_err() && slot.lock(old).is_err());
+        assert!(vms.get(new).is_ok() && slot.lock(new).is_ok());
+        // Those that never were.
+        for wild in [0, slot_number(new) as u64, new + 1, u64::MAX] {
+            assert!(vms.get(wild).is_err());
+        }
+    }
+}
