@@ -408,6 +408,44 @@ fn guarding_starts_with_the_first_call_and_ends_with_the_vm() {
     assert_eq!(m.run([fetch(DEVICE)])[0], ExitReason::MemFault as u64);
 }
 
+/// Naming a page again costs nothing of what a VM may name.
+#[test]
+fn a_page_is_named_once() {
+    let name = |page| hvc([0xC600_0007, page, 0, 0]);
+    let mut m = Machine::new(true);
+    for _ in 0..300 {
+        m.run([name(DEVICE)]);
+        assert_eq!(m.gp().x[0], 0);
+    }
+    for n in 1..256 {
+        m.run([name(DEVICE + n * 0x1000)]);
+        assert_eq!(m.gp().x[0], 0, "page {n}");
+    }
+    m.run([name(DEVICE + 256 * 0x1000)]);
+    assert_eq!(m.gp().x[0].cast_signed(), -3);
+    m.run([name(DEVICE)]);
+    assert_eq!(m.gp().x[0], 0);
+}
+
+/// MEM_SHARE and MEM_UNSHARE are for one page; what asks for more changes nothing.
+#[test]
+fn sharing_takes_no_further_arguments() {
+    let mut m = Machine::new(true);
+    let core = m.world.core;
+    let page = (FIRST + 2) << 12;
+    let mut reached = |function, b, c| {
+        m.run([hvc([function, ENTRY, b, c])]);
+        let code = m.gp().x[0].cast_signed();
+        (code, m.cpus[0].touch(core, page, true))
+    };
+    for (function, before) in [(0xC600_0003, false), (0xC600_0004, true)] {
+        for (b, c) in [(1, 0), (0, 1), (1 << 63, 0), (0, 4096)] {
+            assert_eq!(reached(function, b, c), (-3, before), "{b} {c}");
+        }
+        assert_eq!(reached(function, 0, 0), (0, !before));
+    }
+}
+
 #[test]
 fn waiting_shows_and_goes_on_behind_the_instruction() {
     let mut m = Machine::new(true);
