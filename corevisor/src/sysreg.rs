@@ -113,7 +113,7 @@ pub const fn write_timer(timer: Timer, reg: TimerReg, value: u64, count: u64) ->
 
 #[cfg(test)]
 mod tests {
-    use super::{Action, TimerReg, decide, read_timer, write_timer};
+    use super::{Action, MDSCR_GUEST, TimerReg, decide, read_timer, write_timer};
     use crate::idregs;
     use arch::context::Timer;
     use arch::esr::{SysReg, SysRegAccess};
@@ -147,6 +147,47 @@ mod tests {
         }
         assert_eq!(decide(access(3, 0, 0, 4, 0, true), &ids), Action::Undefined);
         assert_eq!(decide(access(3, 0, 0, 4, 0, false), &ids), Action::Value(7));
+    }
+
+    /// What there is, by encoding: how it reads, and what becomes of a write.
+    #[test]
+    fn what_is_listed_is_decided_as_documented() {
+        const UNDEFINED: Action = Action::Undefined;
+        const ZERO: Action = Action::Value(0);
+        let timer = |reg| (Action::PhysicalTimer(reg), Action::PhysicalTimer(reg));
+        for ((op0, op1, crn, crm, op2), (read, write)) in [
+            // ACTLR_EL1, ICC_SGI1R_EL1, ICC_ASGI1R_EL1, ICC_SGI0R_EL1, ICC_SRE_EL1.
+            ((3, 0, 1, 0, 1), (ZERO, ZERO)),
+            ((3, 0, 12, 11, 5), (UNDEFINED, Action::Sgi)),
+            ((3, 0, 12, 11, 6), (UNDEFINED, ZERO)),
+            ((3, 0, 12, 11, 7), (UNDEFINED, ZERO)),
+            ((3, 0, 12, 12, 5), (Action::Value(7), Action::Value(7))),
+            // CNTP_TVAL_EL0, CNTP_CTL_EL0, CNTP_CVAL_EL0.
+            ((3, 3, 14, 2, 0), timer(TimerReg::Tval)),
+            ((3, 3, 14, 2, 1), timer(TimerReg::Ctl)),
+            ((3, 3, 14, 2, 2), timer(TimerReg::Cval)),
+            // MDSCR_EL1, OSLAR_EL1, OSLSR_EL1, OSDLR_EL1, DBGPRCR_EL1.
+            ((2, 0, 0, 2, 2), (Action::Mdscr, Action::Mdscr)),
+            ((2, 0, 1, 0, 4), (UNDEFINED, ZERO)),
+            ((2, 0, 1, 1, 4), (Action::Value(8), UNDEFINED)),
+            ((2, 0, 1, 3, 4), (ZERO, ZERO)),
+            ((2, 0, 1, 4, 4), (ZERO, ZERO)),
+            // DBGBVR0_EL1, DBGWCR15_EL1, MDCCINT_EL1, DBGCLAIMSET_EL1, DBGCLAIMCLR_EL1,
+            // DBGAUTHSTATUS_EL1, MDCCSR_EL0.
+            ((2, 0, 0, 0, 4), (ZERO, ZERO)),
+            ((2, 0, 0, 15, 7), (ZERO, ZERO)),
+            ((2, 0, 0, 2, 0), (ZERO, ZERO)),
+            ((2, 0, 7, 8, 6), (ZERO, ZERO)),
+            ((2, 0, 7, 9, 6), (ZERO, ZERO)),
+            ((2, 0, 7, 14, 6), (ZERO, ZERO)),
+            ((2, 3, 0, 1, 0), (ZERO, ZERO)),
+        ] {
+            let decide =
+                |write| decide(access(op0, op1, crn, crm, op2, write), &[7; idregs::COUNT]);
+            let named = (op0, op1, crn, crm, op2);
+            assert_eq!((decide(false), decide(true)), (read, write), "{named:?}");
+        }
+        assert_eq!(MDSCR_GUEST, 0x3001);
     }
 
     #[test]
