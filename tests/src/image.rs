@@ -72,6 +72,44 @@ pub fn with_services(name: &str, service: &str) -> PathBuf {
     copy
 }
 
+/// Makes an image and the ext4 filesystem in it `bytes` long.
+///
+/// # Panics
+/// If it cannot be.
+pub fn grow(path: &Path, bytes: u64) {
+    let file = File::options().write(true).open(path);
+    let grown = file.and_then(|file| file.set_len(bytes));
+    grown.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    run(e2fs("resize2fs").arg(path), &[0]);
+}
+
+/// An ext4 filesystem with these packages, as `make guest-images` has fetched them.
+///
+/// # Panics
+/// If one is missing.
+#[must_use]
+pub fn packages(name: &str, packages: &[&str]) -> PathBuf {
+    let folder = path(name).with_extension("packages");
+    let _ = std::fs::remove_dir_all(&folder);
+    create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let cache = build_dir().join("guest/packages/packages");
+    let files = std::fs::read_dir(&cache);
+    let files = files.unwrap_or_else(|e| panic!("{}: {e}: make guest-images", cache.display()));
+    let mut missing = packages.to_vec();
+    for file in files.flatten().map(|entry| entry.path()) {
+        let fields = [file.as_os_str(), "Package".as_ref()];
+        let package = run(Command::new("dpkg-deb").arg("-f").args(fields), &[0]);
+        let package = package.trim();
+        if let Some(n) = missing.iter().position(|name| *name == package) {
+            missing.swap_remove(n);
+            let to = folder.join(format!("{package}.deb"));
+            std::fs::copy(&file, &to).unwrap_or_else(|e| panic!("{}: {e}", to.display()));
+        }
+    }
+    assert!(missing.is_empty(), "{missing:?}: make guest-images");
+    ext4(name, 64 << 20, Some(&folder))
+}
+
 /// What is wrong with the ext4 filesystem once its journal is replayed; `None` if it is clean.
 ///
 /// # Panics

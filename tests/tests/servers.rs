@@ -176,6 +176,60 @@ fn so_they_do_in_protected_vms_with_a_gicv2() {
     apache_and_redis(PROTECTED);
 }
 
+/// A VM installs packages on its 1 GB disk, reboots, and runs what it has installed, whose files are whole.
+fn installation(place: Place) {
+    const PACKAGES: [&str; 7] = [
+        "apache2-bin",
+        "libapr1t64",
+        "libaprutil1t64",
+        "libcrypt1",
+        "libexpat1",
+        "libpcre2-8-0",
+        "libuuid1",
+    ];
+    let script = "d=/var/lib/dpkg; if [ ! -x /usr/sbin/apache2 ]; then \
+        mkdir -p $d/info /mnt; touch $d/status; mount -r /dev/vdb /mnt; \
+        dpkg --force-depends -i /mnt/*.deb && reboot; sleep 1000; fi; \
+        apache2 -v; cd /; cat $d/info/*.md5sums >/tmp/sums; wc -l </tmp/sums; md5sum -c /tmp/sums >/tmp/log && echo whole";
+    let vm = place.vm(
+        "installer",
+        "iperf3",
+        &format!("cloister.exec=\\\"{script}\\\""),
+    );
+    let root = image::path(&format!("servers-{}-installer", place.name));
+    image::grow(&root, 1 << 30);
+    let repository = image::packages(&format!("servers-{}-packages", place.name), &PACKAGES);
+    let repository = format!("image = \"{}\"\nread-only = true", repository.display());
+    let mut run = place
+        .machine()
+        .timeout(900)
+        .console("installer")
+        .vm(vm.disk_table(&repository))
+        .start();
+    run.expect("guest: reboot");
+    run.expect("vm installer: rebooting");
+    let said = run.expect("guest: cloister.exec ended with status 0").text;
+    run.check(said.contains("Server version: Apache/"), "it does not run");
+    run.check(said.contains("whole"), "files are damaged");
+    run.send("poweroff\r");
+    run.expect("vm installer: powered off");
+    run.detach();
+    run.shutdown();
+    assert_eq!(image::damage(&root), None);
+}
+
+#[test]
+#[ignore = "make servers"]
+fn a_guest_installs_packages_on_a_1_gb_disk_and_runs_them_after_a_reboot() {
+    installation(OPEN);
+}
+
+#[test]
+#[ignore = "make servers"]
+fn so_does_a_protected_one_with_a_gicv2() {
+    installation(PROTECTED);
+}
+
 /// `iperf3` from the workstation to a VM, back, and between two VMs, where echo requests go beside it.
 fn iperf3(place: Place) {
     let seconds = duration().as_secs();
