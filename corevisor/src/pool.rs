@@ -241,6 +241,9 @@ mod tests {
         assert_eq!(pool.alloc_root(8), Err(Error::NoMemory));
         let rest: Vec<_> = std::iter::from_fn(|| pool.alloc().ok()).collect();
         assert_eq!(rest.len(), 8);
+        let exact = Pool::new(&machine, Pfn(0x4_0008), 8);
+        assert_eq!(exact.alloc_root(8).map(|f| f.pfn().0), Ok(0x4_0008));
+        assert_eq!(exact.free_count(), 0);
     }
 
     #[test]

@@ -151,7 +151,15 @@ fn a_table_that_ends_takes_no_marks() {
     let late = |own: &Ownership<'_, Machine>, table: &mut Stage2| {
         assert_eq!(own.vm_mark_mmio(table, ipa(8)), Err(Error::BadState));
         assert!(!table.is_mmio(own.pool(), ipa(8)));
+        assert!(table.walk(own.pool(), ipa(0)).is_none());
+        assert_eq!(own.vm_share(table, VM1, ipa(0)), Err(Error::Denied));
     };
+    // Nor is one walked beyond its end.
+    assert!(table.walk(own.pool(), ipa(0)).is_some());
+    for beyond in [Ipa(table.limit()), Ipa(u64::MAX)] {
+        assert!(table.walk(own.pool(), beyond).is_none());
+        assert!(!table.is_mmio(own.pool(), beyond));
+    }
     assert_eq!(own.teardown(&mut table, 0), Err(Error::Again));
     late(&own, &mut table);
     assert_eq!(own.teardown(&mut table, 9), Ok(()));
@@ -428,6 +436,45 @@ fn a_long_call_does_a_part_and_can_be_resumed() {
     );
 }
 
+/// What lies scattered, in memory or over the VM's blocks, comes back in one call.
+#[test]
+fn frames_come_back_wherever_they_lie() {
+    let setup = small();
+    let own = boot(&setup);
+    let mut table = vm(&setup, &own, 1);
+    let (first, at) = (A + 600, 510);
+    // Pages 510 to 515, in two blocks of the VM's, and no frame beside its neighbour's.
+    for n in 0..6 {
+        let pfn = Pfn(first + 5 * n);
+        assert_eq!(own.lend(&mut table, VM1, ipa(at + n), pfn, 1), Ok(1));
+    }
+    assert_eq!(own.unmap_lent(&mut table, VM1, ipa(at), 6), Ok(6));
+    for n in 0..6 {
+        assert_eq!(state(&own, first + 5 * n), Some(State::Host));
+        assert!(table.walk(own.pool(), ipa(at + n)).is_none());
+    }
+    // Private, shared, lent, private: some are to be zeroed and some are not.
+    for (n, pfn) in (first..first + 4).map(Pfn).enumerate() {
+        let to = ipa(n as u64);
+        let given = if n == 2 {
+            own.lend(&mut table, VM1, to, pfn, 1)
+        } else {
+            own.donate(&mut table, VM1, to, pfn, 1)
+        };
+        assert_eq!(given, Ok(1));
+        setup.machine.words(pfn)[7].store(9, Ordering::Relaxed);
+    }
+    assert_eq!(own.vm_share(&mut table, VM1, ipa(1)), Ok(()));
+    destroy(&setup, &own, &mut table);
+    assert_eq!(own.reclaim(VM1, Pfn(first), 5), Ok(4));
+    let held = [0, 1, 2, 3].map(|n| {
+        assert_eq!(state(&own, first + n), Some(State::Host));
+        setup.machine.words(Pfn(first + n))[7].load(Ordering::Relaxed)
+    });
+    assert_eq!(held, [0, 0, 9, 0], "what was lent was the hostvisor's");
+    assert!(setup.machine.complaints().is_empty());
+}
+
 #[test]
 fn mmio_is_mapped_as_large_as_its_neighbours_allow() {
     let setup = small();
@@ -467,6 +514,29 @@ fn mmio_is_mapped_as_large_as_its_neighbours_allow() {
         assert_eq!(leaf(0x0808_0000 + (page << 12)), None);
     }
     assert!(setup.machine.complaints().is_empty());
+}
+
+/// However many frames the hostvisor's root table has.
+#[test]
+fn the_identity_holds_up_to_the_end_of_every_address_space() {
+    for (pa_range, bits) in [(1, 36), (2, 40), (3, 42), (4, 44), (5, 48)] {
+        let setup = small();
+        let own = setup.boot(CORE_FRAMES, 128, &RESTRICTED, pa_range);
+        let host = own.host_regs();
+        setup.machine.watch(host);
+        let addresses = (35..bits)
+            .map(|bit| 1 << bit | 7 << 30)
+            .chain([(1 << bits) - 1]);
+        for address in addresses {
+            assert_eq!(own.host_fault(Ipa(address), 1), Ok(()), "{address:#x}");
+            let walked = own.host_walk(Ipa(address)).map(|mapping| mapping.pa.0);
+            let leaf = setup.machine.translate(host, Ipa(address));
+            let reached = leaf.map(|leaf| leaf.pa | address & (leaf.size - 1));
+            assert_eq!((walked, reached), (Some(address), Some(address)));
+        }
+        assert_eq!(own.host_fault(Ipa(1 << bits), 0), Err(Error::Denied));
+        assert!(setup.machine.complaints().is_empty());
+    }
 }
 
 #[test]
@@ -557,4 +627,73 @@ fn without_table_frames_nothing_changes() {
     );
     own.pool().free(hoard.pop().unwrap());
     assert_eq!(own.donate(&mut table, VM1, ipa(1), Pfn(A + 600), 1), Ok(1));
+}
+
+/// A block that is lent splits only where there is a frame for the table; without one its pages stay lent, each
+/// where it is.
+#[test]
+fn without_table_frames_what_is_lent_stays_so() {
+    let setup = small();
+    let own = boot(&setup);
+    let mut table = vm(&setup, &own, 1);
+    let lent = own.lend(&mut table, VM1, ipa(512), Pfn(A + 512), 512);
+    assert_eq!(lent, Ok(512));
+    assert_eq!(own.lend(&mut table, VM1, ipa(2), Pfn(A + 300), 1), Ok(1));
+    let _hoard: Vec<_> = core::iter::from_fn(|| own.pool().alloc().ok()).collect();
+    let entries = || (A + 512..A + 1024).map(|pfn| own.frames().entry(Pfn(pfn)).map(|e| e.0));
+    let before: Vec<_> = entries().collect();
+    let unmapped = own.unmap_lent(&mut table, VM1, ipa(517), 3);
+    assert_eq!(unmapped, Err(Error::NoMemory));
+    assert!(entries().eq(before));
+    assert!(table.walk(own.pool(), ipa(518)).is_some());
+    // A page needs none, and gives its table back.
+    assert_eq!(own.unmap_lent(&mut table, VM1, ipa(2), 1), Ok(1));
+    assert_eq!(own.unmap_lent(&mut table, VM1, ipa(517), 3), Ok(3));
+}
+
+/// A page is named as a device's with as many table frames as are missing on the way to it, and no more.
+#[test]
+fn a_mark_takes_the_tables_that_it_needs() {
+    let setup = small();
+    let own = boot(&setup);
+    let mut table = vm(&setup, &own, 1);
+    let mut hoard: Vec<_> = core::iter::from_fn(|| own.pool().alloc().ok()).collect();
+    let mut mark = |page, frames| {
+        assert_eq!(own.pool().free_count(), 0);
+        hoard
+            .drain(..frames)
+            .for_each(|frame| own.pool().free(frame));
+        own.vm_mark_mmio(&mut table, ipa(page))
+    };
+    let free = || own.pool().free_count();
+    assert_eq!(mark(5, 2), Ok(()));
+    assert_eq!(mark(6, 0), Ok(()), "the same table");
+    assert_eq!(mark(PAGES_2M, 0), Err(Error::NoMemory));
+    assert_eq!(mark(PAGES_2M, 1), Ok(()));
+    assert_eq!(mark(PAGES_1G, 1), Err(Error::NoMemory));
+    assert_eq!(free(), 1, "all or none");
+    assert_eq!(own.vm_mark_mmio(&mut table, ipa(2 * PAGES_2M)), Ok(()));
+    assert!(table.is_mmio(own.pool(), ipa(PAGES_2M)) && !table.is_mmio(own.pool(), ipa(PAGES_1G)));
+}
+
+/// A table is taken down in steps of so many frames: none does more, and none but the last does less.
+#[test]
+fn teardown_keeps_to_its_budget() {
+    let setup = small();
+    let own = boot(&setup);
+    let before = own.pool().free_count();
+    let mut table = vm(&setup, &own, 1);
+    // Three tables of level 2 with four of level 3 each: fifteen frames.
+    for page in (0..12).map(|n| n / 4 * PAGES_1G + n % 4 * PAGES_2M) {
+        own.vm_mark_mmio(&mut table, ipa(page)).unwrap();
+    }
+    let free = || own.pool().free_count();
+    assert_eq!(before - free(), 1 + 15);
+    for step in 1..=3 {
+        assert_eq!(own.teardown(&mut table, 4), Err(Error::Again));
+        assert_eq!(before - free(), 1 + 15 - 4 * step);
+    }
+    assert_eq!(own.teardown(&mut table, 4), Ok(()));
+    assert_eq!(own.teardown(&mut table, 0), Ok(()), "nothing is left");
+    assert_eq!(free(), before);
 }
