@@ -138,6 +138,57 @@ mod tests {
         assert_eq!(field(7, 1, 4) | field(7, 1, 8) | field(7, 0, 56), 0);
     }
 
+    /// By register: what is left of a field of ones, of which every bit that is not kept by name is 0; and what
+    /// there is whatever the machine has.
+    #[test]
+    fn each_field_is_kept_hidden_or_bounded() {
+        for ((crm, op2), most, least) in [
+            ((1, 0), 0xFFFF, 0),
+            ((1, 1), 0xF_0000, 0),
+            ((1, 2), 0, 0),
+            ((1, 3), 0, 0),
+            ((1, 4), u64::MAX, 0),
+            ((2, 7), u64::MAX, 0),
+            ((3, 2), u64::MAX, 0),
+            ((3, 3), 0, 0),
+            ((3, 4), u64::MAX, 0),
+            ((3, 5), 0, 0),
+            ((3, 6), u64::MAX, 0),
+            ((3, 7), 0, 0),
+            ((4, 0), 0xF10F_0000_0FFF_001F, 0x10),
+            ((4, 1), 0xFF, 0),
+            ((4, 2), 0, 0),
+            ((5, 0), 0x10_1006, 0x10_1006),
+            ((5, 1), 0, 0),
+            ((6, 0), 0xFFFF_FFFF_F0FF_FFF0, 0),
+            ((6, 1), 0x00FF_FFFF_00FF_F00F, 0),
+            ((6, 2), 0x00F0_00F0, 0),
+            ((7, 0), 0xFF1F_0FF1, 1),
+            ((7, 1), 0x00F0_00F0_1002, 0),
+            ((7, 2), 0xF0FF_00FF_F0F0_0FFF, 0),
+            ((7, 3), 0, 0),
+        ] {
+            let (ones, zeros) = (sanitise(crm, op2, u64::MAX), sanitise(crm, op2, 0));
+            assert_eq!((ones, zeros), (most, least), "{crm} {op2}");
+            // What a machine has less of stays less.
+            for bit in (0..64).map(|n| 1 << n) {
+                let one = sanitise(crm, op2, bit);
+                assert!(one == zeros || one & !zeros <= bit, "{crm} {op2} {bit:x}");
+            }
+        }
+        assert_eq!(sanitise(7, 1, 0x1001), 0x1001);
+        assert_eq!(sanitise(7, 0, 0xF << 28), 1 | 0xF << 28);
+        assert_eq!(sanitise(7, 0, 1 << 28), 1, "52-bit formats");
+        let raw = core::array::from_fn(|n| n as u64);
+        let all = sanitise_all(&raw);
+        assert_eq!((all[8], all[15], all[32]), (8, 15, 0x10_1006));
+        assert_eq!(
+            (index(1, 7), index(2, 0), index(7, 7)),
+            (Some(7), Some(8), Some(55))
+        );
+        assert_eq!((index(0, 0), index(8, 0), index(1, 8)), (None, None, None));
+    }
+
     #[test]
     fn an_armv8_0_processor_keeps_its_instructions() {
         // Cortex-A57 ID_AA64ISAR0_EL1 and ID_AA64MMFR0_EL1 (TRM).
