@@ -395,9 +395,6 @@ impl Stage2 {
         let platform = pool.platform();
         for level in (BLOCK_2M_LEVEL..=level).rev() {
             let slot = self.find(platform, ipa, level);
-            if slot.level < level {
-                continue; // A block already, from higher up.
-            }
             let Decoded::Leaf(pa, attributes) = slot.decoded else {
                 return;
             };
@@ -417,17 +414,11 @@ impl Stage2 {
                 return;
             }
             let pages = leaf_size(level - 1) >> PAGE_SHIFT;
-            self.replace_table(
-                pool,
-                Ipa(ipa.0 & !(leaf_size(level - 1) - 1)),
-                base,
-                pages,
-                attributes,
-            );
+            self.replace_table(pool, ipa, base, pages, attributes);
         }
     }
 
-    /// Puts a block of `pages` pages where a table of leaves is now.
+    /// Puts a block of `pages` pages, of which `ipa` is in one, where a table of leaves is now.
     pub fn replace_table<P: Platform>(
         &mut self,
         pool: &Pool<'_, P>,
