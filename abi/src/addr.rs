@@ -93,3 +93,26 @@ impl Pfn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_and_frames_are_4_kib() {
+        let address = PhysAddr(0x12_3456);
+        assert_eq!((PAGE_SIZE, address.page_number()), (4096, 0x123));
+        assert_eq!(address.page_base(), PhysAddr(0x12_3000));
+        assert_eq!(Pfn::of(address), Pfn(0x123));
+        assert_eq!(Pfn(0x123).base(), PhysAddr(0x12_3000));
+        assert!(PhysAddr(0x12_3000).is_aligned(PAGE_SIZE) && !address.is_aligned(4));
+    }
+
+    #[test]
+    fn nothing_wraps() {
+        assert_eq!(Ipa(u64::MAX).checked_add(1), None);
+        assert_eq!(Ipa(u64::MAX - 1).checked_add(1), Some(Ipa(u64::MAX)));
+        assert_eq!(Pfn(u64::MAX).checked_add(1), None);
+        assert_eq!(Pfn(5).checked_add(1), Some(Pfn(6)));
+    }
+}

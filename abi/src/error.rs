@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn every_error_survives_the_register() {
-        for e in [
+        for (e, code) in [
             Error::NotSupported,
             Error::Invalid,
             Error::Denied,
@@ -72,9 +72,14 @@ mod tests {
             Error::BadState,
             Error::Elsewhere,
             Error::Again,
-        ] {
+        ]
+        .into_iter()
+        .zip((-10..0).rev())
+        {
+            assert_eq!(e.code(), code);
             assert_eq!(Error::check(e.code().cast_unsigned()), Err(e));
         }
         assert_eq!(Error::check(0), Ok(()));
+        assert_eq!(Error::check(5), Err(Error::NotSupported));
     }
 }

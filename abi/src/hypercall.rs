@@ -144,7 +144,7 @@ impl VcpuStat {
 
 #[cfg(test)]
 mod tests {
-    use super::HostCall;
+    use super::{CoreInfo, HostCall};
 
     #[test]
     fn decode_is_the_inverse_of_the_number() {
@@ -153,5 +153,13 @@ mod tests {
         }
         assert_eq!(HostCall::decode(0), None);
         assert_eq!(HostCall::decode(super::BASE + 0xfff), None);
+    }
+
+    #[test]
+    fn every_fact_has_its_number() {
+        let known = (0..).map_while(CoreInfo::decode);
+        let numbers: [u64; 11] = core::array::from_fn(|n| n as u64);
+        assert!(known.map(|fact| fact as u64).eq(numbers));
+        assert_eq!(CoreInfo::decode(u64::MAX), None);
     }
 }

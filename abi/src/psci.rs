@@ -63,3 +63,25 @@ pub const AFFINITY_ON_PENDING: i64 = 2;
 
 /// MIGRATE_INFO_TYPE: no trusted OS that would need migration.
 pub const MIGRATE_NOT_REQUIRED: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// DEN0022 §5.2.2 and DEN0028 §7.1.
+    #[test]
+    fn return_codes_are_the_standards() {
+        let psci = [
+            SUCCESS,
+            NOT_SUPPORTED,
+            INVALID_PARAMETERS,
+            DENIED,
+            ALREADY_ON,
+            ON_PENDING,
+            INTERNAL_FAILURE,
+            INVALID_ADDRESS,
+        ];
+        assert_eq!(psci, [0, -1, -2, -3, -4, -5, -6, -9]);
+        assert_eq!(SMCCC_INVALID_PARAMETER, -3);
+    }
+}

@@ -133,3 +133,35 @@ impl ExitReason {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exit_survives_the_register() {
+        let known = (0..).map_while(ExitReason::decode);
+        let known = (0..).zip(known).map(|(n, reason)| {
+            assert_eq!(reason as u64, n);
+        });
+        assert_eq!(known.count(), ExitReason::COUNT);
+        assert_eq!(ExitReason::decode(u64::MAX), None);
+    }
+
+    /// GIC architecture, ICH_LR<n>_EL2 and ICH_HCR_EL2; for the sender of an SGI GICv2's GICH_LRn.
+    #[test]
+    fn list_registers_are_the_architectures() {
+        let state = [LR_PENDING, LR_ACTIVE, LR_HW, LR_GROUP1, LR_EOI];
+        assert_eq!(state, [62, 63, 61, 60, 41].map(|bit| 1 << bit));
+        assert_eq!(LR_SGI_SOURCE, 0b1_1100_0000_0000);
+        assert_eq!(ICH_HCR_ALLOWED, 0b1110);
+    }
+
+    /// `docs/run-page.md`.
+    #[test]
+    fn flags_are_one_bit_each() {
+        let entry = [ENTRY_REPLY, ENTRY_ABORT, ENTRY_TRAP_WFE];
+        assert_eq!(entry, [1, 2, 4]);
+        assert_eq!([TIMER_VIRTUAL, TIMER_PHYSICAL, STATE_FP_LIVE], [1, 2, 1]);
+    }
+}
