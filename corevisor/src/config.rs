@@ -51,3 +51,48 @@ impl Config {
         self.gicv.is_some() && page.0.wrapping_sub(GICC_IPA.0) < GICC_SIZE
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(gicv: Option<PhysAddr>) -> Config {
+        let mut mpidr = [0; MAX_CPUS];
+        mpidr[1] = 0x1_0000_0100;
+        Config {
+            mpidr,
+            cpus: 2,
+            list_registers: 4,
+            gicv,
+            vtimer_intid: 27,
+            id_registers: [0; idregs::COUNT],
+            ram_frames: 0,
+            core_frames: 0,
+            boot_ticks: 0,
+        }
+    }
+
+    /// Only a GICv2 shows a CPU interface as memory, and names who sent an SGI.
+    #[test]
+    fn a_gicv2_has_two_pages_and_senders() {
+        let v2 = config(Some(PhysAddr(0x0804_0000)));
+        let around = [-1, 0, 1, 2].map(|n| GICC_IPA.0.wrapping_add_signed(n * 4096));
+        let found = around.map(|page| v2.is_gicc(Ipa(page)));
+        assert_eq!(found, [false, true, true, false]);
+        assert_eq!(v2.sgi_source(), 7 << 10);
+        let v3 = config(None);
+        assert!(around.iter().all(|page| !v3.is_gicc(Ipa(*page))));
+        assert_eq!(v3.sgi_source(), 0);
+    }
+
+    /// The whole affinity is compared, and unused entries name nobody.
+    #[test]
+    fn an_affinity_names_one_cpu() {
+        let config = config(None);
+        for (affinity, cpu) in [(0, Some(0)), (0x1_0000_0100, Some(1)), (0x100, None)] {
+            assert_eq!(config.cpu_by_mpidr(affinity), cpu);
+        }
+        let one = Config { cpus: 1, ..config };
+        assert_eq!(one.cpu_by_mpidr(0x1_0000_0100), None);
+    }
+}
