@@ -1,4 +1,4 @@
-# Network traffic for tests: the steps serve, ping, fetch and load of guest/init (guest/README.md).
+# Traffic for tests: the steps serve, ping, fetch, load, io and leak of guest/init (guest/README.md).
 
 # Serves a file that is another one in each run, and its checksum, on port 80.
 serve() {
@@ -41,4 +41,32 @@ load() {
     fetch "$1"
     wait $!
     echo "guest: load $1: $(cat /run/echoes)"
+}
+
+# Reads the whole disk, past the page cache, and sends an echo request to $1: once, and then for ever beside the
+# steps that follow.
+io() {
+    io_once "$1" && echo "guest: io works" || { echo "guest: io failed"; return; }
+    {
+        while io_once "$1"; do :; done
+        echo "guest: io failed"
+    } &
+}
+
+io_once() {
+    dd if=$disk of=/dev/null bs=64k iflag=direct 2>/dev/null && ping -q -c 1 -W 30 "$1" >/dev/null
+}
+
+# Gives away the secret that /program, a later step, keeps: writes it to the disk or serves it, by $1. A newline after
+# every 512 words, so that wherever a frame's headers end, some of them are aligned in memory.
+leak() {
+    {
+        until [ -s /secret ] && [ "$(wc -c </secret)" -ge 4096 ]; do sleep 0.2; done
+        for _ in 1 2 3 4 5 6 7 8; do head -c 4096 /secret; echo; done >/leak
+        case $1 in
+        disk) dd if=/leak of=$disk bs=4k conv=sync oflag=direct 2>/dev/null ;;
+        network) mkdir -p /www && mv /leak /www/leak && httpd -h /www ;;
+        *) false ;;
+        esac && echo "guest: leaked" || echo "guest: leak:$1 failed"
+    } &
 }
