@@ -61,15 +61,18 @@ pub fn with_services(name: &str, service: &str) -> PathBuf {
         image.display()
     );
     let copy = path(name);
-    // Not std::fs::copy, which writes out the holes.
-    run(
-        Command::new("cp")
-            .arg("--sparse=always")
-            .args([&image, &copy]),
-        &[0],
-    );
+    self::copy(&image, &copy);
     assert_eq!(damage(&copy), None, "{}", image.display());
     copy
+}
+
+/// Copies an image, holes as holes, which `std::fs::copy` writes out.
+///
+/// # Panics
+/// If it cannot be.
+pub fn copy(from: &Path, to: &Path) {
+    let mut command = Command::new("cp");
+    run(command.arg("--sparse=always").args([from, to]), &[0]);
 }
 
 /// Makes an image and the ext4 filesystem in it `bytes` long.
