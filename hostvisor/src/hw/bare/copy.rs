@@ -59,6 +59,7 @@ hv_copy:
     ret
 
     // The others: x0 = address; x1, x2 = values.
+    .globl hv_load_acquire16, hv_load16, hv_load128, hv_store_release16, hv_store16, hv_store32, hv_count_complement
 hv_load_acquire16:
     ldarh w1, [x0]
     mov   x0, xzr
