@@ -37,11 +37,26 @@ fn works() -> Verdict {
 /// Rings that break the rules stop their own device, and a reset heals it; the other interface notices nothing. Frames
 /// that are none are not delivered, and no more.
 pub(crate) fn hostile() -> Verdict {
+    one_ring_for_two()?;
     transmit_rings()?;
     receive_rings()?;
     headers()?;
     spoofing()?;
     flood()
+}
+
+/// Two queues at one address.
+fn one_ring_for_two() -> Verdict {
+    let one = start(0, 0)?;
+    check!(one.device.negotiate(0), "features are refused");
+    one.device.place(RECEIVE, &one.receive);
+    one.device.place(TRANSMIT, &one.receive);
+    one.device.ready();
+    check!(
+        one.device.is_broken(),
+        "two queues at one address: the device goes on"
+    );
+    works()
 }
 
 fn transmit_rings() -> Verdict {

@@ -9,6 +9,7 @@ const RNG: u32 = 4;
 const RINGS: usize = 0;
 const OTHER: usize = 1;
 const BUFFER: usize = 2;
+const TABLE: usize = 3;
 const SECRET: u64 = 0x005e_c2e7_005e_c2e7;
 
 /// Changes where a queue lies; told the end of RAM.
@@ -76,6 +77,16 @@ pub(crate) fn hostile() -> Verdict {
         next: 0,
     };
     let end = virtio::end_of_ram();
+    // A table whose first descriptor names one more table, which is in order: so is the second descriptor itself.
+    let table = virtio::page(TABLE);
+    let inner = Descriptor {
+        address: table + 16,
+        len: 16,
+        flags: 4,
+        next: 0,
+    };
+    inner.write(table);
+    good.write(table + 16);
     let at = |address, len| Descriptor {
         address,
         len,
@@ -86,7 +97,7 @@ pub(crate) fn hostile() -> Verdict {
         next,
         ..good
     };
-    let chains: [(&str, [Descriptor; 2]); 16] = [
+    let chains: [(&str, [Descriptor; 2]); 17] = [
         ("loop of one", [flags(3, 0), good]),
         ("loop of two", [flags(3, 1), flags(3, 0)]),
         ("next out of range", [flags(3, 8), good]),
@@ -94,6 +105,16 @@ pub(crate) fn hostile() -> Verdict {
         ("read behind write", [flags(3, 1), flags(0, 0)]),
         ("nothing to write to", [flags(0, 0), good]),
         ("no bytes", [at(buffer, 0), good]),
+        (
+            "no bytes in front of some",
+            [
+                Descriptor {
+                    len: 0,
+                    ..flags(3, 1)
+                },
+                good,
+            ],
+        ),
         ("below RAM", [at(0x3fff_ffff, 2), good]),
         ("distributor", [at(0x0800_0000, 64), good]),
         ("own registers", [at(0x0a00_0000, 64), good]),
@@ -105,8 +126,8 @@ pub(crate) fn hostile() -> Verdict {
             "nested table",
             [
                 Descriptor {
-                    address: virtio::page(RINGS),
-                    len: 64,
+                    address: table,
+                    len: 16,
                     flags: 4,
                     next: 0,
                 },
@@ -117,9 +138,10 @@ pub(crate) fn hostile() -> Verdict {
             "table of odd length",
             [
                 Descriptor {
-                    len: 33,
+                    address: table + 16,
+                    len: 17,
                     flags: 4,
-                    ..good
+                    next: 0,
                 },
                 good,
             ],
@@ -149,6 +171,23 @@ pub(crate) fn hostile() -> Verdict {
         check!(device.is_broken(), "{what}: the device goes on");
         works(device)?;
     }
+    // A table, in order, that nobody has agreed on.
+    let mut queue = Queue::new(RINGS, 8);
+    start(device, 0, &queue)?;
+    queue.describe(
+        0,
+        &Descriptor {
+            address: table + 16,
+            ..inner
+        },
+    );
+    queue.offer(0);
+    device.notify(0);
+    check!(
+        device.is_broken(),
+        "a table not agreed on: the device goes on"
+    );
+    works(device)?;
     // A head that is no descriptor.
     let mut queue = Queue::new(RINGS, 8);
     start(device, 0, &queue)?;
@@ -212,8 +251,10 @@ fn protocol(device: Device) -> Verdict {
     check!(device.is_broken(), "DRIVER_OK without FEATURES_OK is taken");
     device.set(reg::STATUS, 0);
     device.set(reg::STATUS, 3);
-    device.set(reg::DRIVER_FEATURES_SEL, 0);
-    device.set(reg::DRIVER_FEATURES, !0);
+    for half in 0..2 {
+        device.set(reg::DRIVER_FEATURES_SEL, half);
+        device.set(reg::DRIVER_FEATURES, !0);
+    }
     device.set(reg::STATUS, 11);
     check_eq!(
         device.get(reg::STATUS) & 8,
