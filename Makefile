@@ -62,7 +62,7 @@ hostile-payload: payload
 hostile: hostile-payload ## Attack the corevisor from the hostvisor's place: every attack must be refused
 	@cargo test -q -p tests --test hostile -- --test-threads=1 --nocapture
 
-hostile-mutants: hostile-payload ## Remove each check in turn: an attack must succeed (MUTANTS="name name" for some)
+hostile-mutants: hostile-payload test-guest ## Remove each check in turn: an attack must succeed (MUTANTS="name name" for some)
 	@cargo run -q -p hostile-mutants -- $(MUTANTS)
 
 # VMs that 'make churn' makes; 'make test' makes 1,000.

@@ -1,19 +1,22 @@
 //! Shows that the hostile suite can fail: builds the payload with one check removed at a time, boots it
-//! with the hostile hostvisor, and requires that the attacks which that check stops turn red.
+//! with the hostile hostvisor, and requires that the attacks which that check stops turn red. Where it is a guest that
+//! attacks, a test of `tests/tests/` turns red, which the same payload with nothing removed passes.
 //!
 //! usage: hostile-mutants [NAME...]     all mutants of `mutants.toml`, or those named
 //!
-//! Works on a copy of the trusted crates under `target/`; the tree itself is never touched. Expects
-//! `build/hostile.bin` and `build/bin/cloister` (`make hostile-mutants` sees to that). Ends in
+//! Works on a copy of the payload's crates under `target/`; the tree itself is never touched. Expects
+//! `build/hostile.bin`, `build/test-guest.bin` and `build/bin/cloister` (`make hostile-mutants` sees to that). Ends in
 //! `MUTANTS done: N caught, M not caught, E errors`.
 
+mod guests;
 mod list;
 mod machine;
 mod scratch;
 
-use list::Mutant;
+use list::{GuestTest, Mutant};
 use machine::Verdict;
 use scratch::Scratch;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -29,7 +32,28 @@ fn root() -> PathBuf {
     own.ancestors().nth(2).unwrap_or(own).to_owned()
 }
 
-fn try_mutant(scratch: &Scratch, mutant: &Mutant) -> Fate {
+/// Each of `tests` passes with nothing removed: that it turns red is the mutant's doing. Answers what is wrong.
+fn sound<'a>(
+    root: &Path,
+    scratch: &Scratch,
+    tests: impl Iterator<Item = &'a GuestTest>,
+) -> Result<(), String> {
+    let tests: BTreeMap<_, _> = tests.map(|t| ((&t.program, &t.name), t)).collect();
+    if tests.is_empty() {
+        return Ok(());
+    }
+    let build = scratch.build_for_guests(&[])?;
+    for test in tests.into_values() {
+        let verdict = guests::run(root, &build, test);
+        if verdict != guests::Verdict::Green {
+            return Err(format!("{} without a mutant: {verdict}", test.name));
+        }
+        println!("TEST {}: passes without a mutant", test.name);
+    }
+    Ok(())
+}
+
+fn try_mutant(root: &Path, scratch: &Scratch, mutant: &Mutant) -> Fate {
     let name = &mutant.name;
     if mutant.panics {
         return match scratch.panics(mutant) {
@@ -41,6 +65,24 @@ fn try_mutant(scratch: &Scratch, mutant: &Mutant) -> Fate {
                 println!("MUTANT {name}: NOT CAUGHT by the check for panics");
                 Fate::NotCaught
             }
+            Err(error) => {
+                println!("MUTANT {name}: ERROR {error}");
+                Fate::Error
+            }
+        };
+    }
+    if let Some(test) = &mutant.test {
+        return match scratch.build_for_guests(&mutant.edit) {
+            Ok(build) => match guests::run(root, &build, test) {
+                guests::Verdict::Red => {
+                    println!("MUTANT {name}: caught by {} ({})", test.name, test.says);
+                    Fate::Caught
+                }
+                verdict => {
+                    println!("MUTANT {name}: NOT CAUGHT by {} ({verdict})", test.name);
+                    Fate::NotCaught
+                }
+            },
             Err(error) => {
                 println!("MUTANT {name}: ERROR {error}");
                 Fate::Error
@@ -84,11 +126,13 @@ fn run() -> Result<bool, String> {
     }
     let scratch = Scratch::new(&root)?;
     let (mut caught, mut missed, mut errors) = (0, 0, 0);
-    for mutant in all
-        .iter()
-        .filter(|m| wanted.is_empty() || wanted.contains(&m.name))
-    {
-        match try_mutant(&scratch, mutant) {
+    let chosen = || {
+        all.iter()
+            .filter(|m| wanted.is_empty() || wanted.contains(&m.name))
+    };
+    sound(&root, &scratch, chosen().filter_map(|m| m.test.as_ref()))?;
+    for mutant in chosen() {
+        match try_mutant(&root, &scratch, mutant) {
             Fate::Caught => caught += 1,
             Fate::NotCaught => missed += 1,
             Fate::Error => errors += 1,

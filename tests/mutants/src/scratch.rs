@@ -1,21 +1,23 @@
 //! A copy of what the payload is built from, in which mutants are made and undone.
 
-use crate::list::Mutant;
+use crate::list::{Edit, Mutant};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-const CRATES: [&str; 4] = ["abi", "arch", "boot", "corevisor"];
-const FILES: [&str; 5] = [
+const CRATES: [&str; 6] = ["abi", "arch", "boot", "bundle", "corevisor", "hostvisor"];
+const FILES: [&str; 6] = [
     "Cargo.lock",
     ".cargo/config.toml",
     "rust-toolchain.toml",
     "linker/boot.ld",
+    "linker/hostvisor.ld",
     "tools/bare-cargo",
 ];
 
-/// The payload as linked, in cargo's target folder.
+/// What is linked, in cargo's target folder.
 const ELF: &str = "aarch64-unknown-none-softfloat/release/cloister-payload";
+const HOSTVISOR_ELF: &str = "aarch64-unknown-none-softfloat/release/cloister-hostvisor";
 
 pub(crate) struct Scratch {
     /// The real tree: read only.
@@ -78,7 +80,7 @@ impl Scratch {
                 inside = !line.contains(']');
             } else if inside {
                 inside = !line.contains(']');
-            } else if !line.contains("path = \"bundle\"") {
+            } else {
                 lines.push(line.to_owned());
             }
         }
@@ -87,17 +89,43 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Builds the payload of a mutant and undoes the mutant.
+    /// Builds the payload of a mutant around the hostile hostvisor and undoes the mutant.
     pub(crate) fn build(&self, mutant: &Mutant) -> Result<PathBuf, String> {
-        self.mutate(mutant, || self.payload())
+        let image = self.target.join("payload.img");
+        let hostile = self.root.join("build/hostile.bin");
+        self.mutate(&mutant.edit, || self.payload(&hostile, image))
+    }
+
+    /// Builds hostvisor and payload with `edits` made, and undoes them. Answers a folder that is to the tests what
+    /// `build/` is.
+    pub(crate) fn build_for_guests(&self, edits: &[Edit]) -> Result<PathBuf, String> {
+        let folder = self.target.with_file_name("build");
+        let failed = |e: std::io::Error| format!("{}: {e}", folder.display());
+        fs::create_dir_all(&folder).map_err(failed)?;
+        for part in ["bin", "guest", "test-guest.bin"] {
+            let link = folder.join(part);
+            let _ = fs::remove_file(&link);
+            std::os::unix::fs::symlink(self.root.join("build").join(part), link).map_err(failed)?;
+        }
+        let (hostvisor, image) = (folder.join("hostvisor.bin"), folder.join("cloister.img"));
+        self.mutate(edits, || {
+            must(quick(&mut self.cargo("hostvisor", &self.target)))?;
+            self.flatten(HOSTVISOR_ELF, &hostvisor)?;
+            self.payload(&hostvisor, image)
+        })?;
+        Ok(folder)
     }
 
     /// Builds the payload of a mutant as it would ship, undoes the mutant, and answers what the check for panics finds
     /// in it: nothing, or its last line.
     pub(crate) fn panics(&self, mutant: &Mutant) -> Result<Option<String>, String> {
-        let elf = self.mutate(mutant, || {
+        let hostile = self.root.join("build/hostile.bin");
+        let elf = self.mutate(&mutant.edit, || {
             let target = self.target.with_file_name("target-shipped");
-            must(&mut self.cargo(&target))?;
+            must(
+                self.cargo("boot", &target)
+                    .env("CLOISTER_HOSTVISOR", hostile),
+            )?;
             Ok(target.join(ELF))
         })?;
         let check = Command::new(self.root.join("build/bin/cloister"))
@@ -117,12 +145,11 @@ impl Scratch {
 
     fn mutate(
         &self,
-        mutant: &Mutant,
+        edits: &[Edit],
         build: impl FnOnce() -> Result<PathBuf, String>,
     ) -> Result<PathBuf, String> {
         let mut touched = Vec::new();
-        let outcome = mutant
-            .edit
+        let outcome = edits
             .iter()
             .try_for_each(|edit| {
                 let path = self.tree.join(&edit.file);
@@ -138,35 +165,42 @@ impl Scratch {
         outcome
     }
 
-    /// Cargo, about to build the payload into `target`.
-    fn cargo(&self, target: &Path) -> Command {
+    /// Cargo, about to build `package` into `target`.
+    fn cargo(&self, package: &str, target: &Path) -> Command {
         let mut cargo = Command::new(self.tree.join("tools/bare-cargo"));
         cargo
-            .args(["build", "-q", "-p", "boot", "--release"])
+            .args(["build", "-q", "-p", package, "--release"])
             .current_dir(&self.tree)
             .env("CARGO_TARGET_DIR", target)
-            .env("CLOISTER_QUIET", "1")
-            .env("CLOISTER_HOSTVISOR", self.root.join("build/hostile.bin"));
+            .env("CLOISTER_QUIET", "1");
         cargo
     }
 
-    fn payload(&self) -> Result<PathBuf, String> {
-        let image = self.target.join("payload.img");
-        // Built often and run briefly.
-        must(
-            self.cargo(&self.target)
-                .env("CARGO_PROFILE_RELEASE_LTO", "off")
-                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "8")
-                .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
-                .env("CARGO_PROFILE_RELEASE_DEBUG", "0"),
-        )?;
+    /// The payload around `hostvisor`, as `image`.
+    fn payload(&self, hostvisor: &Path, image: PathBuf) -> Result<PathBuf, String> {
+        let mut cargo = self.cargo("boot", &self.target);
+        must(quick(&mut cargo).env("CLOISTER_HOSTVISOR", hostvisor))?;
+        self.flatten(ELF, &image)?;
+        Ok(image)
+    }
+
+    fn flatten(&self, elf: &str, image: &Path) -> Result<(), String> {
         must(
             Command::new(self.root.join("build/bin/cloister"))
                 .arg("flatten")
-                .args([&self.target.join(ELF), &image]),
-        )?;
-        Ok(image)
+                .args([&self.target.join(elf), image]),
+        )
     }
+}
+
+/// For what is built often and run briefly.
+fn quick(cargo: &mut Command) -> &mut Command {
+    cargo
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "8")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+        .env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true")
 }
 
 fn must(command: &mut Command) -> Result<(), String> {
