@@ -33,6 +33,8 @@ pub(crate) mod class {
 
 /// Fault status: synchronous external abort, not on a table walk.
 pub(crate) const STATUS_EXTERNAL: u64 = 0x10;
+/// Fault status: synchronous external abort on a table walk, levels 0 to 3.
+const STATUS_EXTERNAL_WALK: core::ops::RangeInclusive<u64> = 0x14..=0x17;
 
 /// A synchronous exception a test had announced.
 #[derive(Clone, Copy)]
@@ -70,6 +72,12 @@ impl Taken {
     pub(crate) fn is_external_data_abort(&self) -> bool {
         self.class() == class::DATA_ABORT && self.status() == STATUS_EXTERNAL
     }
+
+    /// A synchronous external abort, be it of the access or of its table walk.
+    pub(crate) fn is_external(&self) -> bool {
+        matches!(self.class(), class::DATA_ABORT | class::FETCH_ABORT)
+            && (self.status() == STATUS_EXTERNAL || STATUS_EXTERNAL_WALK.contains(&self.status()))
+    }
 }
 
 /// Per CPU: bit 0 of `expecting` while exceptions are announced, and the last one's record.
@@ -98,13 +106,6 @@ struct Stacks(UnsafeCell<[[u8; STACK_BYTES]; MAX_CPUS]>);
 unsafe impl Sync for Stacks {}
 #[unsafe(no_mangle)]
 static STACKS: Stacks = Stacks(UnsafeCell::new([[0; STACK_BYTES]; MAX_CPUS]));
-
-#[repr(C, align(4096))]
-struct Table(UnsafeCell<[u64; 512]>);
-// SAFETY: written by the boot CPU before any other runs, read by MMUs afterwards.
-unsafe impl Sync for Table {}
-#[unsafe(no_mangle)]
-static TABLE: Table = Table(UnsafeCell::new([0; 512]));
 
 /// Runs `action`, in which synchronous exceptions of this CPU are recorded and skipped: the next
 /// instruction follows, or the caller (x30) where the fetch itself failed. The last one, if any.

@@ -34,6 +34,8 @@ mod smp;
 #[cfg(target_os = "none")]
 mod suite;
 #[cfg(target_os = "none")]
+mod tables;
+#[cfg(target_os = "none")]
 mod timer;
 #[cfg(target_os = "none")]
 mod verdict;

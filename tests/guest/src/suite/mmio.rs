@@ -7,6 +7,7 @@ use crate::cpu::mmio::{read8, read32, read64, write8, write32, write64};
 use crate::exception::{Taken, catching, class};
 use crate::platform;
 use crate::runner::on_bare_machine;
+use crate::tables;
 use crate::timer;
 use crate::verdict::{Problem, Text, Verdict, check, check_eq, fail};
 
@@ -215,6 +216,50 @@ pub(crate) fn fetch() -> Verdict {
         if !undef {
             check_eq!(t.far, target, "FAR after a fetch");
         }
+    }
+    Ok(())
+}
+
+/// A translation table in a device, or where nothing is, can be read by nobody: whatever asked for the
+/// translation ends in an abort, whether the instruction has a syndrome or not.
+pub(crate) fn walk() -> Verdict {
+    let (base, bytes) = platform::ram();
+    for table in [
+        UART,
+        RTC,
+        platform::gicd(),
+        NOWHERE,
+        0,
+        base - 4096,
+        base + bytes,
+    ] {
+        tables::with_next_level(table, |address| {
+            for shape in 0..5 {
+                // SAFETY: nothing can be mapped at the address; what aborts is skipped, and a fetch returns
+                // to x30.
+                let taken = catching(|| unsafe {
+                    match shape {
+                        0 => {
+                            read32(address);
+                        }
+                        1 => write64(address, 0),
+                        2 => asm!("ldp x9, x10, [{0}]", in(reg) address, out("x9") _, out("x10") _),
+                        3 => asm!("at s1e1r, {0}", in(reg) address),
+                        _ => asm!("blr {0}", in(reg) address, clobber_abi("C")),
+                    }
+                });
+                let Some(t) = taken else {
+                    fail!("shape {shape} with a table at {table:#x} took no exception")
+                };
+                check!(
+                    t.is_external(),
+                    "shape {shape} with a table at {table:#x}: ESR {:#x}",
+                    t.esr
+                );
+                check_eq!(t.far, address, "FAR after a table walk");
+            }
+            Ok(())
+        })?;
     }
     Ok(())
 }

@@ -96,6 +96,7 @@ pub(crate) static TESTS: &[Test] = &[
     any("mmio-no-syndrome", mmio::no_syndrome),
     any("mmio-page-end", mmio::page_end),
     any("mmio-fetch", mmio::fetch),
+    hypervisor("mmio-walk", mmio::walk),
     hypervisor("beyond-ram", mmio::beyond_ram),
     any("rtc", mmio::rtc),
     any("rtc-alarm", wakeups::rtc_alarm),
