@@ -289,6 +289,69 @@ fn an_error_of_the_machines_disk_is_an_io_error_of_the_guest_alone() {
     run.shutdown();
 }
 
+/// `disk-zeroes` of the test guest checks each request; here is what it leaves in the image.
+fn zero_and_discard(machine: Machine, name: &str, vm: VmSpec) {
+    const PAGE: usize = 4096;
+    let disk = image::blank(name, MIB);
+    fs::write(&disk, vec![0xa5; MIB as usize]).unwrap();
+    let mut run = machine.vm(vm.disk(&disk)).start();
+    run.expect("TEST disk-zeroes: pass");
+    run.wait_success();
+    let content = fs::read(&disk).unwrap();
+    run.check(
+        content.len() == MIB as usize,
+        "the image's size has changed",
+    );
+    for (index, page) in content.chunks(PAGE).enumerate() {
+        let good = match index {
+            2..5 => page.iter().all(|&byte| byte == 0),
+            0..8 => page.iter().any(|&byte| byte != 0xa5 && byte != 0),
+            _ => page.iter().all(|&byte| byte == 0xa5),
+        };
+        run.check(good, &format!("page {index} of the image is wrong"));
+    }
+}
+
+#[test]
+fn what_a_guest_zeroes_and_discards_is_gone_and_nothing_else() {
+    let vm = || VmSpec::test_guest("zeroes", "disk-zeroes");
+    zero_and_discard(Machine::new(), "zeroes", vm());
+    let newest = Machine::new().cpu("max").pci().gic(2);
+    zero_and_discard(newest, "zeroes-open", vm().open());
+}
+
+/// QEMU fails all writes to one disk as a full filesystem would: that VM is told so, the other writes on.
+#[test]
+fn a_backing_file_without_room_is_an_io_error_of_writes_alone() {
+    let (full, roomy) = (image::blank("full", MIB), image::blank("roomy", MIB));
+    // 28 is ENOSPC.
+    let node = format!(
+        "driver=raw,node-name=full,file.driver=blkdebug,file.image.driver=file,file.image.filename={},\
+         file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.errno=28",
+        full.display()
+    );
+    let before = fs::read(&full).unwrap();
+    let mut run = Machine::new()
+        .console("full")
+        .qemu_arg("-blockdev")
+        .qemu_arg(&node)
+        .qemu_arg("-device")
+        .qemu_arg("virtio-blk-device,drive=full,serial=full,werror=report,rerror=report")
+        .vm(VmSpec::test_guest("full", "disk-full").disk_table("serial = \"full\""))
+        .vm(VmSpec::test_guest("roomy", "disk").disk(&roomy))
+        .start();
+    run.expect("TEST disk-full: pass");
+    run.wait_success();
+    run.check(
+        fs::read(&full).unwrap() == before,
+        "a write that failed was made",
+    );
+    run.check(
+        fs::read(&roomy).unwrap() != before,
+        "the other VM's writes are not in its image",
+    );
+}
+
 /// A VM with a partition writes nowhere else; the whole disk is nobody's as long as somebody has a part of it.
 #[test]
 fn a_partition_is_a_disk_of_its_own() {

@@ -17,7 +17,11 @@ pub(crate) const IN: u32 = 0;
 pub(crate) const OUT: u32 = 1;
 pub(crate) const FLUSH: u32 = 4;
 pub(crate) const GET_ID: u32 = 8;
+pub(crate) const DISCARD: u32 = 11;
+pub(crate) const WRITE_ZEROES: u32 = 13;
 const F_FLUSH: u64 = 1 << 9;
+pub(crate) const F_DISCARD: u64 = 1 << 13;
+pub(crate) const F_WRITE_ZEROES: u64 = 1 << 14;
 
 /// `virtio_blk_req.status`.
 pub(crate) const GOOD: u8 = 0;
@@ -38,7 +42,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn start(device: Device) -> Result<Self, Problem> {
         check!(
-            device.negotiate(F_FLUSH | F_INDIRECT),
+            device.negotiate(F_FLUSH | F_INDIRECT | F_DISCARD | F_WRITE_ZEROES),
             "features are refused"
         );
         let queue = Queue::new(RINGS, 32);
@@ -72,7 +76,7 @@ impl Driver {
         virtio::store(Self::header(index) + 8, sector);
         virtio::store(Self::status(index), 0xee_u8);
         let first = 3 * index;
-        let writes = u16::from(kind != OUT) * 2;
+        let writes = u16::from(!matches!(kind, OUT | DISCARD | WRITE_ZEROES)) * 2;
         let status = Descriptor {
             address: Self::status(index),
             len: 1,
@@ -94,6 +98,20 @@ impl Driver {
         }
         self.queue.describe(first + 2, &status);
         self.queue.offer(first);
+    }
+
+    /// A discard or write-zeroes of one range (§5.2.6, `virtio_blk_discard_write_zeroes`): its status.
+    pub(crate) fn range(
+        &mut self,
+        kind: u32,
+        sector: u64,
+        sectors: u32,
+        flags: u32,
+    ) -> Result<u8, Problem> {
+        virtio::store(Self::data(0), sector);
+        virtio::store(Self::data(0) + 8, sectors);
+        virtio::store(Self::data(0) + 12, flags);
+        self.request(kind, 0, 16)
     }
 
     /// One request, from its beginning to its end: its status.

@@ -2,7 +2,8 @@
 //! harms anything but it.
 
 use crate::blk::{
-    DATA, Driver, FAILED, FLUSH, FRAMING, GET_ID, GOOD, IN, OUT, REQUESTS, UNSUPPORTED, disk,
+    DATA, DISCARD, Driver, F_DISCARD, F_WRITE_ZEROES, FAILED, FLUSH, FRAMING, GET_ID, GOOD, IN,
+    OUT, REQUESTS, UNSUPPORTED, WRITE_ZEROES, disk,
 };
 use crate::timer;
 use crate::verdict::{Verdict, check, check_eq};
@@ -11,6 +12,13 @@ use crate::virtio::{self, Descriptor, F_ACCESS_PLATFORM, reg};
 /// Sectors of a request: a page.
 const SECTORS: u64 = 8;
 const PAGE: u64 = 4096;
+/// What [`works`] leaves on the disk.
+const LAST_ROUND: u64 = 5;
+/// `virtio_blk_discard_write_zeroes.flags` (virtio 1.2 §5.2.6).
+const UNMAP: u32 = 1;
+/// `virtio_blk_config` (§5.2.4): max_discard_sectors, max_write_zeroes_sectors.
+const MAX_DISCARD: u64 = 36;
+const MAX_WRITE_ZEROES: u64 = 48;
 /// What nobody writes.
 const UNTOUCHED: u64 = 0x5afe_5afe_5afe_5afe;
 
@@ -32,7 +40,7 @@ fn holds(at: u64, round: u64, sector: u64) -> bool {
 /// What is written is read back, many requests at a time, in every round something else.
 pub(crate) fn works() -> Verdict {
     let mut driver = Driver::start(disk()?)?;
-    for round in 1..6 {
+    for round in 1..=LAST_ROUND {
         for kind in [OUT, IN] {
             for index in 0..REQUESTS {
                 let sector = SECTORS * u64::from(index);
@@ -66,6 +74,90 @@ pub(crate) fn works() -> Verdict {
     check_eq!(driver.request(GET_ID, 0, 20)?, GOOD, "serial");
     check!(virtio::load::<u8>(Driver::data(0)) != 0, "no serial");
     driver.device.set(reg::STATUS, 0);
+    Ok(())
+}
+
+/// Reads page `index` of the disk into its page of data.
+fn read_page(driver: &mut Driver, index: u16) -> Verdict {
+    driver.offer(index, IN, SECTORS * u64::from(index), PAGE as u32);
+    driver.device.notify(0);
+    check!(driver.queue.wait().is_some(), "a read does not come back");
+    check_eq!(virtio::load::<u8>(Driver::status(index)), GOOD, "read");
+    Ok(())
+}
+
+/// What is zeroed reads as zeros, what is discarded is gone or not, and the sectors beside it are as they were.
+/// Afterwards the disk's first pages are what [`works`] wrote last, but for pages 2 to 4: zeros.
+pub(crate) fn zeroes() -> Verdict {
+    let device = disk()?;
+    let offered = device.features() & (F_DISCARD | F_WRITE_ZEROES);
+    check_eq!(offered, F_DISCARD | F_WRITE_ZEROES, "features");
+    for (kind, flags) in [(DISCARD, 0), (WRITE_ZEROES, UNMAP), (WRITE_ZEROES, 0)] {
+        works()?;
+        let mut driver = Driver::start(device)?;
+        let (first, pages) = (2, 3);
+        let sectors = SECTORS as u32 * u32::from(pages);
+        let answer = driver.range(kind, SECTORS * u64::from(first), sectors, flags)?;
+        check_eq!(answer, GOOD, "status");
+        for index in 0..REQUESTS {
+            read_page(&mut driver, index)?;
+            let (at, sector) = (Driver::data(index), SECTORS * u64::from(index));
+            let inside = (first..first + pages).contains(&index);
+            let zero = (0..PAGE / 8).all(|n| virtio::load::<u64>(at + 8 * n) == 0);
+            // A discarded sector may read as anything (virtio 1.2 §5.2.6.2).
+            check!(
+                if inside {
+                    zero || kind == DISCARD
+                } else {
+                    holds(at, LAST_ROUND, sector)
+                },
+                "kind {kind}, flags {flags}: page {index} is wrong"
+            );
+        }
+        check_eq!(driver.request(FLUSH, 0, 0)?, GOOD, "flush");
+    }
+    let mut driver = Driver::start(device)?;
+    let end = u64::from(device.get(reg::CONFIG)) | u64::from(device.get(reg::CONFIG + 4)) << 32;
+    for (kind, most) in [(DISCARD, MAX_DISCARD), (WRITE_ZEROES, MAX_WRITE_ZEROES)] {
+        let most = device.get(reg::CONFIG + most);
+        for (sector, sectors, flags, status) in [
+            (end, 1, 0, FAILED),
+            (end - 1, 2, 0, FAILED),
+            (u64::MAX, 2, 0, FAILED),
+            (0, most.saturating_add(1), 0, FAILED),
+            (0, u32::MAX, 0, FAILED),
+            (0, 1, 2, UNSUPPORTED),
+            (0, 1, u32::MAX, UNSUPPORTED),
+        ] {
+            // A device without a limit has nothing above it.
+            if sectors == u32::MAX && most == u32::MAX {
+                continue;
+            }
+            let answer = driver.range(kind, sector, sectors, flags)?;
+            check_eq!(answer, status, "status of a range that makes no sense");
+        }
+    }
+    check_eq!(
+        driver.range(DISCARD, 0, 1, UNMAP)?,
+        UNSUPPORTED,
+        "unmap in a discard"
+    );
+    read_page(&mut driver, 0)?;
+    check!(
+        holds(Driver::data(0), LAST_ROUND, 0),
+        "what was refused was done"
+    );
+    Ok(())
+}
+
+/// On a disk whose backing file has no room: writes fail, reads and the device go on.
+pub(crate) fn full() -> Verdict {
+    let mut driver = Driver::start(disk()?)?;
+    for sector in [0, SECTORS, SECTORS * 100] {
+        check_eq!(driver.request(OUT, sector, 4096)?, FAILED, "write");
+        check_eq!(driver.request(IN, sector, 4096)?, GOOD, "read");
+    }
+    check!(!driver.device.is_broken(), "the device has stopped");
     Ok(())
 }
 
@@ -114,12 +206,12 @@ pub(crate) fn hostile() -> Verdict {
         (OUT, 0, 0, FAILED),
         (77, 0, 512, UNSUPPORTED),
         (u32::MAX, 0, 512, UNSUPPORTED),
-        (11, 0, 512, UNSUPPORTED),
+        (DISCARD, 0, 512, FAILED),
+        (WRITE_ZEROES, 0, 15, FAILED),
     ] {
         let answer = driver.request(kind, sector, bytes)?;
-        // Kinds that need something to read have only something to write here.
         check!(
-            answer == status || (kind == 11 && answer == FAILED),
+            answer == status,
             "request {kind} of {bytes} bytes at {sector:#x}: status {answer}"
         );
     }

@@ -128,6 +128,8 @@ pub(crate) static TESTS: &[Test] = &[
     smp("psci-cpu-off-again", psci::powering_off),
     mode("micro", crate::micro::run),
     mode("disk", disk::works),
+    mode("disk-zeroes", disk::zeroes),
+    mode("disk-full", disk::full),
     mode("disk-reset", disk::reset),
     mode("disk-hostile", disk::hostile),
     mode("disk-private", disk::private),
