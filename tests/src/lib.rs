@@ -16,6 +16,7 @@ pub mod image;
 pub mod load;
 pub mod machine;
 pub mod process;
+pub mod qmp;
 pub mod redis;
 pub mod run;
 pub mod verdicts;

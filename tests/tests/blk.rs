@@ -4,7 +4,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use tests::artifacts::{Artifact, build_dir};
+use tests::artifacts::{Artifact, build_dir, scratch_dir};
+use tests::qmp::Qmp;
 use tests::{Machine, Run, VmSpec, image};
 
 const MIB: u64 = 1 << 20;
@@ -350,6 +351,66 @@ fn a_backing_file_without_room_is_an_io_error_of_writes_alone() {
         fs::read(&roomy).unwrap() != before,
         "the other VM's writes are not in its image",
     );
+}
+
+/// A machine in which disk `failing` works, then `command` is done to it, and its VM gets errors; then a VM with
+/// another disk starts. Answers what the first one's first sector reads as: virtio's status.
+fn disk_fails(name: &str, command: &str, arguments: &str, says: Option<&str>) -> u64 {
+    let (failing, other) = (
+        image::blank(&format!("{name}-failing"), MIB),
+        image::blank(&format!("{name}-other"), MIB),
+    );
+    let node = format!(
+        "driver=raw,node-name=failing,file.driver=file,file.filename={}",
+        failing.display()
+    );
+    let device =
+        "virtio-blk-device,id=failing,drive=failing,serial=failing,werror=report,rerror=report";
+    let socket = scratch_dir(&format!("{name}-socket")).join("qmp");
+    let server = format!("unix:{},server=on,wait=off", socket.display());
+    let vm = VmSpec::test_guest("victim", "disk-fails").disk_table("serial = \"failing\"");
+    let other = VmSpec::test_guest("other", "disk").disk(&other);
+    let machine = ["-blockdev", &node, "-device", device, "-qmp", &server]
+        .into_iter()
+        .fold(Machine::new().interactive(), Machine::qemu_arg);
+    let mut run = machine.vm(vm).vm(other.not_started()).start();
+    run.expect("guest: disk works");
+    let done = Qmp::connect(&socket).and_then(|mut qmp| qmp.execute(command, arguments));
+    if let Err(error) = done {
+        run.fail(&format!("QMP: {error}"));
+    }
+    if let Some(line) = says {
+        run.expect(line);
+    }
+    run.expect("guest: disk fails");
+    let status = number(&mut run, "guest: its first sector has status ");
+    run.expect("TEST disk-fails: pass");
+    run.expect("vm victim: powered off");
+    run.detach();
+    run.send("vm start other\r");
+    run.expect("vm other: started");
+    run.send("vm console other\r");
+    run.expect("TEST disk: pass");
+    run.expect("vm other: powered off");
+    run.detach();
+    run.shutdown();
+    status
+}
+
+#[test]
+fn a_disk_that_shrinks_fails_what_lies_behind_its_end_alone() {
+    let arguments = r#"{"node-name": "failing", "size": 524288}"#;
+    let status = disk_fails("shrinks", "block_resize", arguments, None);
+    assert_eq!(status, 0, "what is before the end cannot be read");
+}
+
+/// Throttled to a byte a second, a disk is as good as unplugged.
+#[test]
+fn a_disk_that_does_not_answer_any_more_is_given_up_and_no_other() {
+    let arguments = r#"{"id": "failing", "bps": 1, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0}"#;
+    let says = Some("[host] error: disk failing: does not answer, not used any more");
+    let status = disk_fails("silent", "block_set_io_throttle", arguments, says);
+    assert_eq!(status, 1, "a disk that was given up works");
 }
 
 /// A VM with a partition writes nowhere else; the whole disk is nobody's as long as somebody has a part of it.

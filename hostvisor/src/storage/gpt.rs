@@ -35,6 +35,8 @@ pub enum Fault {
     NoTable,
     /// There was one: both copies are damaged.
     Damaged,
+    /// The first copy is whole, and of a larger disk; there is no other.
+    Larger,
     /// Two partitions overlap, or one lies outside the disk.
     Overlap,
     /// The disk does not deliver it.
@@ -46,6 +48,7 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Self::NoTable => "no GUID partition table",
             Self::Damaged => "partition table damaged, and its backup too",
+            Self::Larger => "partition table of a larger disk: this one is cut off",
             Self::Overlap => "partitions overlap or lie outside the disk",
             Self::Unreadable => "partition table cannot be read",
         })
@@ -67,6 +70,8 @@ enum Bad {
     /// No signature.
     Absent,
     Damaged,
+    /// Whole, but it has blocks that the disk has not.
+    Larger,
     Unreadable,
     Overlap,
 }
@@ -84,6 +89,7 @@ pub fn read(disk: &mut impl Blocks) -> Result<(Vec<Partition>, bool), Fault> {
         (Bad::Overlap, _) | (_, Err(Bad::Overlap)) => Err(Fault::Overlap),
         (_, Ok(all)) => Ok((all, true)),
         (Bad::Absent, Err(Bad::Absent)) => Err(Fault::NoTable),
+        (Bad::Larger, Err(_)) => Err(Fault::Larger),
         (Bad::Unreadable, Err(_)) | (_, Err(Bad::Unreadable)) => Err(Fault::Unreadable),
         _ => Err(Fault::Damaged),
     }
@@ -133,10 +139,15 @@ impl Header {
         if block.get(..8) != Some(b"EFI PART") {
             return Err(Bad::Absent);
         }
-        Self::checked(block, at, blocks).ok_or(Bad::Damaged)
+        let header = Self::whole(block, at).ok_or(Bad::Damaged)?;
+        if header.usable.1 >= blocks || header.end(block.len()).is_none_or(|end| end > blocks) {
+            return Err(Bad::Larger);
+        }
+        Ok(header)
     }
 
-    fn checked(block: &[u8], at: u64, blocks: u64) -> Option<Self> {
+    /// The header, if its checksum is right and it makes sense by itself.
+    fn whole(block: &[u8], at: u64) -> Option<Self> {
         let size = u32_at(block, 12)? as usize;
         if size < HEADER || size > block.len() {
             return None;
@@ -158,10 +169,14 @@ impl Header {
             && (128..=MAX_ENTRY).contains(&read.entry_size)
             && read.entry_size.is_power_of_two()
             && read.usable.0 <= read.usable.1
-            && read.usable.1 < blocks;
-        let bytes = u64::from(read.entries) * u64::from(read.entry_size);
-        let end = read.table.checked_add(bytes.div_ceil(block.len() as u64))?;
-        (sane && read.table >= 1 && end <= blocks).then_some(read)
+            && read.table >= 1;
+        sane.then_some(read)
+    }
+
+    /// The first block behind the entries, with blocks of `block` bytes.
+    fn end(&self, block: usize) -> Option<u64> {
+        let bytes = u64::from(self.entries) * u64::from(self.entry_size);
+        self.table.checked_add(bytes.div_ceil(block as u64))
     }
 
     /// An entry in use; `None` if it lies outside the usable blocks.

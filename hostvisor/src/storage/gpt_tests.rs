@@ -131,6 +131,16 @@ fn the_backup_takes_the_place_of_what_is_damaged_or_unreadable() {
 }
 
 #[test]
+fn a_disk_that_was_cut_off_says_so() {
+    let mut disk = two();
+    disk.bytes.truncate(1000 * BLOCK);
+    assert_eq!(read(&mut disk), Err(Fault::Larger));
+    // Nobody knows what a damaged table was of.
+    disk.bytes[BLOCK + 50] ^= 1;
+    assert_eq!(read(&mut disk), Err(Fault::Damaged));
+}
+
+#[test]
 fn overlapping_partitions_are_refused() {
     let mut disk = image(&[("a", 40, 100), ("b", 200, 300), ("c", 100, 150)]);
     assert_eq!(read(&mut disk), Err(Fault::Overlap));

@@ -5,6 +5,7 @@ use crate::blk::{
     DATA, DISCARD, Driver, F_DISCARD, F_WRITE_ZEROES, FAILED, FLUSH, FRAMING, GET_ID, GOOD, IN,
     OUT, REQUESTS, UNSUPPORTED, WRITE_ZEROES, disk,
 };
+use crate::console::println;
 use crate::timer;
 use crate::verdict::{Verdict, check, check_eq};
 use crate::virtio::{self, Descriptor, F_ACCESS_PLATFORM, reg};
@@ -158,6 +159,35 @@ pub(crate) fn full() -> Verdict {
         check_eq!(driver.request(IN, sector, 4096)?, GOOD, "read");
     }
     check!(!driver.device.is_broken(), "the device has stopped");
+    Ok(())
+}
+
+/// The machine's disk fails while this goes on, in whatever way: what is asked for past that is an error in the end,
+/// and the device goes on.
+pub(crate) fn fails() -> Verdict {
+    let mut driver = Driver::start(disk()?)?;
+    let last = u64::from(driver.device.get(reg::CONFIG)) - SECTORS;
+    check_eq!(driver.request(OUT, last, 4096)?, GOOD, "write");
+    println!("guest: disk works");
+    let deadline = timer::now() + 120 * timer::frequency();
+    loop {
+        driver.offer(0, IN, last, 4096);
+        driver.device.notify(0);
+        while driver.queue.wait().is_none() {
+            check!(timer::now() < deadline, "a request does not come back");
+        }
+        match virtio::load(Driver::status(0)) {
+            GOOD => check!(timer::now() < deadline, "nothing fails"),
+            status => {
+                check_eq!(status, FAILED, "status");
+                break;
+            }
+        }
+    }
+    check!(!driver.device.is_broken(), "the device has stopped");
+    println!("guest: disk fails");
+    let status = driver.request(IN, 0, 4096)?;
+    println!("guest: its first sector has status {status}");
     Ok(())
 }
 

@@ -130,6 +130,7 @@ pub(crate) static TESTS: &[Test] = &[
     mode("disk", disk::works),
     mode("disk-zeroes", disk::zeroes),
     mode("disk-full", disk::full),
+    mode("disk-fails", disk::fails),
     mode("disk-reset", disk::reset),
     mode("disk-hostile", disk::hostile),
     mode("disk-private", disk::private),
