@@ -44,23 +44,6 @@ impl Vgic {
         self.update(vcpu, index, flag) | self.kick_holders(vcpu, index, withdrawn)
     }
 
-    /// An edge on the line of an edge-triggered interrupt. Edges that arrive before the guest
-    /// acknowledges the first one merge with it. For a level-sensitive interrupt this is a line that
-    /// rose and fell again: nothing stays of it.
-    pub fn pulse(&mut self, vcpu: usize, intid: u32) -> KickMask {
-        if intid < SGIS {
-            return KickMask::NONE;
-        }
-        let Some((index, flag)) = place(intid) else {
-            return KickMask::NONE;
-        };
-        let Some(block) = self.block_mut(vcpu, index) else {
-            return KickMask::NONE;
-        };
-        block.latch |= flag & block.edge;
-        self.update(vcpu, index, flag)
-    }
-
     /// Sends the SGI that vCPU `from` asked for by writing `icc_sgi1r` to ICC_SGI1R_EL1. SGIs of
     /// either group are sent, as KVM does. A GICv2 has no such register.
     pub fn send_sgi(&mut self, from: usize, icc_sgi1r: u64) -> KickMask {

@@ -65,7 +65,6 @@ pub struct Link {
     line: Box<dyn Line>,
     status: AtomicU32,
     pending: AtomicU32,
-    generation: AtomicU32,
     violations: AtomicU32,
 }
 
@@ -79,7 +78,6 @@ impl Link {
             line,
             status: AtomicU32::new(0),
             pending: AtomicU32::new(0),
-            generation: AtomicU32::new(0),
             violations: AtomicU32::new(0),
         }
     }
@@ -117,12 +115,6 @@ impl Link {
         self.pending.load(Ordering::SeqCst)
     }
 
-    /// Counts configuration changes.
-    #[must_use]
-    pub fn generation(&self) -> u32 {
-        self.generation.load(Ordering::SeqCst)
-    }
-
     /// How often the driver broke the rules.
     #[must_use]
     pub fn violations(&self) -> u32 {
@@ -150,14 +142,6 @@ impl Link {
     #[inline]
     pub fn used_buffers(&self) {
         self.raise(USED_BUFFER);
-    }
-
-    /// Interrupts: the configuration space has changed.
-    pub fn configuration_changed(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        if self.status() & status::DRIVER_OK != 0 {
-            self.raise(CONFIGURATION);
-        }
     }
 
     /// The driver acknowledges `bits`. What stays pending rises anew.

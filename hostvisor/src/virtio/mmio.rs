@@ -38,7 +38,6 @@ const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
 /// Length and base of a shared memory region: none is all ones.
 const SHM_FIRST: u64 = 0x0b0;
 const SHM_LAST: u64 = 0x0bc;
-const CONFIG_GENERATION: u64 = 0x0fc;
 const CONFIGURATION: u64 = 0x100;
 
 /// "virt".
@@ -181,7 +180,7 @@ impl Transport {
             }
             STATUS => self.link.status(),
             SHM_FIRST..=SHM_LAST => u32::MAX,
-            CONFIG_GENERATION => self.link.generation(),
+            // ConfigGeneration (0x0fc) among them: no device's configuration changes.
             _ => 0,
         };
         value.into()

@@ -25,10 +25,6 @@ enum Op {
         intid: u32,
         level: bool,
     },
-    Pulse {
-        vcpu: usize,
-        intid: u32,
-    },
     Fill {
         vcpu: usize,
         room: usize,
@@ -71,8 +67,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (vcpu(), ipa(), size(), value())
             .prop_map(|(vcpu, ipa, size, value)| Op::Write { vcpu, ipa, size, value }),
         1 => (vcpu(), value()).prop_map(|(from, value)| Op::Sgi { from, value }),
-        2 => (vcpu(), intid(), any::<bool>()).prop_map(|(vcpu, intid, level)| Op::Level { vcpu, intid, level }),
-        1 => (vcpu(), intid()).prop_map(|(vcpu, intid)| Op::Pulse { vcpu, intid }),
+        3 => (vcpu(), intid(), any::<bool>()).prop_map(|(vcpu, intid, level)| Op::Level { vcpu, intid, level }),
         3 => (vcpu(), 0usize..20).prop_map(|(vcpu, room)| Op::Fill { vcpu, room }),
         3 => (vcpu(), prop::collection::vec(any::<u64>(), 0..20)).prop_map(|(vcpu, lrs)| Op::Drain { vcpu, lrs }),
     ]
@@ -96,7 +91,6 @@ proptest! {
                 Op::Write { vcpu, ipa, size, value } => vgic.write(vcpu, ipa, size, value),
                 Op::Sgi { from, value } => vgic.send_sgi(from, value),
                 Op::Level { vcpu, intid, level } => vgic.set_level(vcpu, intid, level),
-                Op::Pulse { vcpu, intid } => vgic.pulse(vcpu, intid),
                 Op::Fill { vcpu, room } => {
                     let mut lrs = [0; 20];
                     let fill = vgic.fill(vcpu, &mut lrs[..room]);

@@ -20,10 +20,6 @@ enum Op {
         intid: u32,
         level: bool,
     },
-    Pulse {
-        vcpu: usize,
-        intid: u32,
-    },
     Enable {
         vcpu: usize,
         intid: u32,
@@ -72,8 +68,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (vcpu(), any::<u16>(), prop::sample::select(&INTIDS[..3]))
             .prop_map(|(from, targets, intid)| Op::Sgi { from, targets, intid }),
-        5 => (vcpu(), intid(), any::<bool>()).prop_map(|(vcpu, intid, level)| Op::Level { vcpu, intid, level }),
-        4 => (vcpu(), intid()).prop_map(|(vcpu, intid)| Op::Pulse { vcpu, intid }),
+        9 => (vcpu(), intid(), any::<bool>()).prop_map(|(vcpu, intid, level)| Op::Level { vcpu, intid, level }),
         2 => (vcpu(), intid(), prop::bool::weighted(0.7)).prop_map(|(vcpu, intid, on)| Op::Enable { vcpu, intid, on }),
         2 => (vcpu(), intid(), prop::bool::weighted(0.7)).prop_map(|(vcpu, intid, on)| Op::Pend { vcpu, intid, on }),
         1 => (vcpu(), intid()).prop_map(|(vcpu, intid)| Op::Group { vcpu, intid }),
@@ -232,11 +227,6 @@ impl Machine {
                     irq.line = level;
                 }
                 self.vgic.set_level(vcpu, intid, level)
-            }
-            Op::Pulse { vcpu, intid } => {
-                let irq = self.ideal.find(vcpu, intid);
-                irq.latch |= irq.edge && intid >= 16;
-                self.vgic.pulse(vcpu, intid)
             }
             Op::Enable { vcpu, intid, on } => {
                 self.ideal.find(vcpu, intid).enabled = on;
@@ -446,11 +436,6 @@ impl Edges {
                     intid,
                     level: true,
                 } if irq.intid == intid && here(vcpu) && irq.edge && !irq.line && intid >= 16 => {
-                    self.add(irq, vcpu);
-                }
-                Op::Pulse { vcpu, intid }
-                    if irq.intid == intid && here(vcpu) && irq.edge && intid >= 16 =>
-                {
                     self.add(irq, vcpu);
                 }
                 Op::Pend {
