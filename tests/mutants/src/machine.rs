@@ -5,8 +5,10 @@ use std::fmt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Seconds that an attack may take.
-const PATIENCE: &str = "40";
+/// Seconds that an attack may take, on a busy workstation too.
+const PATIENCE: &str = "120";
+/// The same where the mutant may end in a machine that hangs.
+const PATIENCE_TO_HANG: &str = "40";
 
 /// What the machine said.
 pub(crate) enum Verdict {
@@ -39,8 +41,13 @@ impl fmt::Display for Verdict {
 
 /// Boots `payload` with `attack` alone.
 pub(crate) fn attack(payload: &Path, mutant: &Mutant, attack: &str) -> Verdict {
+    let patience = if mutant.stops {
+        PATIENCE_TO_HANG
+    } else {
+        PATIENCE
+    };
     let output = Command::new("timeout")
-        .args(["--kill-after=5", PATIENCE, "qemu-system-aarch64"])
+        .args(["--kill-after=5", patience, "qemu-system-aarch64"])
         .args([
             "-M",
             &format!("virt,virtualization=on,gic-version={}", mutant.gic),
