@@ -99,13 +99,16 @@ fn kvm(console: &str, machine: u64, copies: u64) -> Result<Footprint, String> {
         let value = map.get(key).copied();
         value.ok_or_else(|| format!("the host did not say its {key}"))
     };
-    let free = of(&before, "MemFree")?;
-    let taken = free.saturating_sub(of(&with, "MemFree")?);
-    let beside = taken.saturating_sub(of(&monitor, "guest")?);
+    let mut vm = of(&monitor, "other")?;
+    // What is free changes by more than a VM takes while nothing happens.
+    for key in ["Slab", "KernelStack", "PageTables", "SecPageTables"] {
+        vm += of(&with, key)?.saturating_sub(of(&before, key)?);
+    }
+    let not_idle = of(&before, "MemFree")? + of(&before, "Cached")?;
     Ok(Footprint {
-        idle: (machine * 1024).saturating_sub(free + of(&before, "Cached")?),
+        idle: (machine * 1024).saturating_sub(not_idle),
         core: None,
-        vm: beside.saturating_sub(copies),
+        vm: vm.saturating_sub(copies),
         copies,
     })
 }
@@ -133,8 +136,8 @@ pub(super) fn markdown(all: &[(Contender, Footprint)], megabytes: u32) -> String
     text.push_str(
         "\nCloister: what corevisor and hostvisor have reserved, their heaps included and the bundle not; for a VM its tables, its\n\
          states and its devices. KVM: what is not free in a host with one program and no services, its files not counted; for\n\
-         a VM what is not free any more when the guest is up, without the pages that the guest has touched: QEMU, stage-2\n\
-         tables, the kernel's own. Either keeps the VM's kernel and initramfs, to start it again.\n",
+         a VM, when the guest is up, QEMU's memory that is no file's and not the guest's, and what the kernel's slabs, its stacks and the\n\
+         page tables of both stages have grown by. Either keeps the VM's kernel and initramfs, to start it again.\n",
     );
     text
 }
@@ -165,17 +168,19 @@ mod tests {
     }
 
     #[test]
-    fn a_hosts_vm_is_what_is_not_free_any_more() {
-        let host = "host: memory without MemTotal=2000000 MemFree=1700000 Cached=200000 \n\
-            host: memory with-guest MemTotal=2000000 MemFree=1400000 Cached=200000 \n\
+    fn a_hosts_vm_is_its_monitor_and_what_the_kernel_has_more() {
+        let host = "host: memory without MemFree=1700000 Cached=200000 Slab=10000 KernelStack=1000 PageTables=200 SecPageTables=0 \n\
+            host: memory with-guest MemFree=1400000 Cached=200000 Slab=11000 KernelStack=1100 PageTables=900 SecPageTables=700 \n\
             host: memory monitor guest=150000 other=140000\n";
         let want = Footprint {
             idle: 2048 * 1024 - 1_900_000,
             core: None,
-            vm: 50_000,
+            vm: 42_500,
             copies: 100_000,
         };
         assert_eq!(kvm(host, 2048, 100_000), Ok(want));
+        let why = kvm(&host.replace("SecPageTables=0", ""), 2048, 0).unwrap_err();
+        assert_eq!(why, "the host did not say its SecPageTables");
         let why = kvm("host: memory without MemFree=1\n", 2048, 0).unwrap_err();
         assert_eq!(why, "the host did not say its memory with-guest");
     }
