@@ -5,11 +5,12 @@ use tests::Machine;
 use tests::verdicts::{SMP_ONLY, Verdicts, not_of_gic};
 
 /// Their answers rightly differ without a hypervisor.
-const HYPERVISOR_ONLY: [&str; 11] = [
+const HYPERVISOR_ONLY: [&str; 12] = [
     "smccc-version",
     "smccc-host-calls",
     "id-features",
     "sysreg-undef",
+    "mmio-walk",
     "beyond-ram",
     "virtio-entropy",
     "virtio-hostile",
