@@ -27,11 +27,11 @@ impl Qmp {
         Ok(new)
     }
 
-    /// Executes `command` with a JSON object of arguments, and returns QEMU's answer.
+    /// Executes `command` with a JSON object of arguments.
     ///
     /// # Errors
     /// If QEMU refuses it: with its line.
-    pub fn execute(&mut self, command: &str, arguments: &str) -> io::Result<String> {
+    pub fn execute(&mut self, command: &str, arguments: &str) -> io::Result<()> {
         let line = format!("{{\"execute\": \"{command}\", \"arguments\": {arguments}}}\n");
         self.stream.get_mut().write_all(line.as_bytes())?;
         loop {
@@ -40,7 +40,7 @@ impl Qmp {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if answer.starts_with("{\"return\"") {
-                return Ok(answer);
+                return Ok(());
             }
             if answer.starts_with("{\"error\"") {
                 return Err(io::Error::other(format!("{command}: {answer}")));

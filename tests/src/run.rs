@@ -156,6 +156,16 @@ impl Run {
         }
     }
 
+    /// The line in which `mem` says how many frames are free. The console must be in the shell.
+    #[track_caller]
+    pub fn free_frames(&mut self) -> String {
+        self.shell_until("mem", |mem| {
+            mem.lines()
+                .find(|line| line.starts_with("free frames"))
+                .map(str::to_owned)
+        })
+    }
+
     /// Waits until the machine ends by itself; its exit status.
     #[track_caller]
     pub fn wait(&mut self) -> i32 {

@@ -148,11 +148,7 @@ fn destroy_under_write(machine: Machine, name: &str, bytes: u64, rounds: u64) {
         run.detach();
         run.send("vm destroy churn\r");
         run.expect("vm churn: stopped");
-        let now = run.shell_until("mem", |mem| {
-            mem.lines()
-                .find(|line| line.starts_with("free frames"))
-                .map(str::to_owned)
-        });
+        let now = run.free_frames();
         let before = free.get_or_insert(now.clone());
         run.check(
             *before == now,
@@ -321,23 +317,30 @@ fn what_a_guest_zeroes_and_discards_is_gone_and_nothing_else() {
     zero_and_discard(newest, "zeroes-open", vm().open());
 }
 
+/// A disk `name` of the machine, beside those that `cloister run` attaches, for QEMU to do things to. `file` is its
+/// backend, as options of `-blockdev`.
+fn with_disk(machine: Machine, name: &str, file: &str) -> Machine {
+    machine
+        .qemu_arg("-blockdev")
+        .qemu_arg(&format!("driver=raw,node-name={name},{file}"))
+        .qemu_arg("-device")
+        .qemu_arg(&format!(
+            "virtio-blk-device,id={name},drive={name},serial={name},werror=report,rerror=report"
+        ))
+}
+
 /// QEMU fails all writes to one disk as a full filesystem would: that VM is told so, the other writes on.
 #[test]
 fn a_backing_file_without_room_is_an_io_error_of_writes_alone() {
     let (full, roomy) = (image::blank("full", MIB), image::blank("roomy", MIB));
     // 28 is ENOSPC.
-    let node = format!(
-        "driver=raw,node-name=full,file.driver=blkdebug,file.image.driver=file,file.image.filename={},\
+    let file = format!(
+        "file.driver=blkdebug,file.image.driver=file,file.image.filename={},\
          file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.errno=28",
         full.display()
     );
     let before = fs::read(&full).unwrap();
-    let mut run = Machine::new()
-        .console("full")
-        .qemu_arg("-blockdev")
-        .qemu_arg(&node)
-        .qemu_arg("-device")
-        .qemu_arg("virtio-blk-device,drive=full,serial=full,werror=report,rerror=report")
+    let mut run = with_disk(Machine::new().console("full"), "full", &file)
         .vm(VmSpec::test_guest("full", "disk-full").disk_table("serial = \"full\""))
         .vm(VmSpec::test_guest("roomy", "disk").disk(&roomy))
         .start();
@@ -360,19 +363,13 @@ fn disk_fails(name: &str, command: &str, arguments: &str, says: Option<&str>) ->
         image::blank(&format!("{name}-failing"), MIB),
         image::blank(&format!("{name}-other"), MIB),
     );
-    let node = format!(
-        "driver=raw,node-name=failing,file.driver=file,file.filename={}",
-        failing.display()
-    );
-    let device =
-        "virtio-blk-device,id=failing,drive=failing,serial=failing,werror=report,rerror=report";
+    let file = format!("file.driver=file,file.filename={}", failing.display());
     let socket = scratch_dir(&format!("{name}-socket")).join("qmp");
     let server = format!("unix:{},server=on,wait=off", socket.display());
     let vm = VmSpec::test_guest("victim", "disk-fails").disk_table("serial = \"failing\"");
     let other = VmSpec::test_guest("other", "disk").disk(&other);
-    let machine = ["-blockdev", &node, "-device", device, "-qmp", &server]
-        .into_iter()
-        .fold(Machine::new().interactive(), Machine::qemu_arg);
+    let machine = with_disk(Machine::new().interactive(), "failing", &file);
+    let machine = machine.qemu_arg("-qmp").qemu_arg(&server);
     let mut run = machine.vm(vm).vm(other.not_started()).start();
     run.expect("guest: disk works");
     let done = Qmp::connect(&socket).and_then(|mut qmp| qmp.execute(command, arguments));

@@ -46,15 +46,6 @@ fn expect_traffic_on_a_switch(machine: Machine, kernel: Artifact, shape: fn(VmSp
     run.shutdown();
 }
 
-/// What `mem` says is free.
-fn free(run: &mut Run) -> String {
-    run.shell_until("mem", |mem| {
-        mem.lines()
-            .find(|line| line.starts_with("free frames"))
-            .map(str::to_owned)
-    })
-}
-
 /// Destroys and starts again first the receiver, then the sender of an endless transfer: each time as much memory is
 /// free as before, the other VM goes on, and the transfer begins anew.
 #[test]
@@ -78,7 +69,7 @@ fn a_vm_destroyed_in_the_middle_of_traffic_leaves_nothing_behind() {
     for victim in ["client", "client", "client", "server"] {
         run.send(&format!("vm destroy {victim}\r"));
         run.expect(&format!("vm {victim}: stopped"));
-        let now = free(&mut run);
+        let now = run.free_frames();
         let before = before.get_or_insert_with(|| now.clone());
         run.check(*before == now, &format!("free was {before}, is {now}"));
         run.send(&format!("vm start {victim}\r"));

@@ -102,7 +102,7 @@ fn copy(disk: &mut impl Blocks, at: u64) -> Result<Vec<Partition>, Bad> {
         return Err(Bad::Unreadable);
     }
     let header = Header::read(&block, at, disk.blocks())?;
-    let bytes = (header.entries * header.entry_size) as usize;
+    let bytes = header.bytes();
     let mut table = vec![0; bytes.next_multiple_of(disk.block_size())];
     if !disk.read(header.table, &mut table) {
         return Err(Bad::Unreadable);
@@ -173,10 +173,14 @@ impl Header {
         sane.then_some(read)
     }
 
+    /// Bytes of the entries.
+    fn bytes(&self) -> usize {
+        self.entries as usize * self.entry_size as usize
+    }
+
     /// The first block behind the entries, with blocks of `block` bytes.
     fn end(&self, block: usize) -> Option<u64> {
-        let bytes = u64::from(self.entries) * u64::from(self.entry_size);
-        self.table.checked_add(bytes.div_ceil(block as u64))
+        self.table.checked_add(self.bytes().div_ceil(block) as u64)
     }
 
     /// An entry in use; `None` if it lies outside the usable blocks.

@@ -104,9 +104,9 @@ fn kvm(console: &str, machine: u64, copies: u64) -> Result<Footprint, String> {
     for key in ["Slab", "KernelStack", "PageTables", "SecPageTables"] {
         vm += of(&with, key)?.saturating_sub(of(&before, key)?);
     }
-    let not_idle = of(&before, "MemFree")? + of(&before, "Cached")?;
+    let free = of(&before, "MemFree")? + of(&before, "Cached")?;
     Ok(Footprint {
-        idle: (machine * 1024).saturating_sub(not_idle),
+        idle: (machine * 1024).saturating_sub(free),
         core: None,
         vm: vm.saturating_sub(copies),
         copies,
@@ -171,7 +171,7 @@ mod tests {
     fn a_hosts_vm_is_its_monitor_and_what_the_kernel_has_more() {
         let host = "host: memory without MemFree=1700000 Cached=200000 Slab=10000 KernelStack=1000 PageTables=200 SecPageTables=0 \n\
             host: memory with-guest MemFree=1400000 Cached=200000 Slab=11000 KernelStack=1100 PageTables=900 SecPageTables=700 \n\
-            host: memory monitor guest=150000 other=140000\n";
+            host: memory monitor other=140000\n";
         let want = Footprint {
             idle: 2048 * 1024 - 1_900_000,
             core: None,
