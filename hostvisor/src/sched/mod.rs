@@ -7,7 +7,8 @@
 //!   the others.
 //! - A vCPU that wakes goes to the CPU it ran on last if that sleeps, else to any that sleeps, else to the one
 //!   with the least load (weights of who waits or runs), best the one it ran on last. There it preempts who
-//!   runs, if that one has had much more than its share.
+//!   runs, if that one has had much more than its share; not within an exit of that one's own, but at an interrupt
+//!   that follows soon (`vm::grace`).
 //! - A CPU with nothing to do takes a waiting vCPU from another. Loads are levelled as vCPUs come to wait:
 //!   where they cannot be level, as with three vCPUs on two CPUs, vCPUs take turns on the busier one
 //!   ([`ROTATION`]).

@@ -72,6 +72,7 @@ impl Running<'_> {
 
     /// A physical interrupt ended the run.
     fn interrupted(&mut self) -> Next {
+        self.by_interrupt = true;
         interrupts::poll(self.me);
         self.this.run_timers();
         if self.me == 0 && service::has_work() {

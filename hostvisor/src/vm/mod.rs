@@ -8,6 +8,7 @@
 pub mod attach;
 pub mod build;
 mod exits;
+mod grace;
 pub mod loader;
 pub mod management;
 pub mod manager;

@@ -4,6 +4,7 @@
 //! The way from an MMIO exit back into the guest takes one lock (the device's), and none of the vGIC's unless
 //! list registers or timer lines changed, or somebody kicked.
 
+use super::grace::{Grace, Way};
 use super::{Alarm, End, Local, Vcpu, VcpuRef, Vm};
 use crate::cpu::{self, Cpu, SCHEDULER, count};
 use crate::sched::Arrival;
@@ -70,6 +71,8 @@ pub fn run(me: usize, task: VcpuRef) {
                 vcpu,
                 local: &mut local,
                 refresh: true,
+                grace: Grace::new(hw::frequency()),
+                by_interrupt: false,
             };
             on.come();
             let leave = on.enter_until_leave();
@@ -133,6 +136,9 @@ pub(super) struct Running<'a> {
     pub(super) local: &'a mut Local,
     /// List registers may not be what the vGIC wants.
     pub(super) refresh: bool,
+    grace: Grace,
+    /// An interrupt, and nothing that the guest did, ended its last run.
+    pub(super) by_interrupt: bool,
 }
 
 impl<'a> Running<'a> {
@@ -199,14 +205,26 @@ impl<'a> Running<'a> {
             }
             // Behind everything that may kick others.
             let yields = match SCHEDULER.pressure(self.me) {
-                (false, _) => 0,
+                (false, _) => {
+                    self.grace.reset();
+                    0
+                }
                 // Yielding matters only while somebody else could use the CPU.
                 (true, false) => {
+                    self.grace.reset();
                     self.share();
                     page::ENTRY_TRAP_WFE
                 }
-                (true, true) => return Leave::GiveWay,
+                (true, true) => {
+                    match self.grace.way(hw::now(), self.by_interrupt) {
+                        Way::Now => return Leave::GiveWay,
+                        Way::After(ticks) => self.this.start_slice(Some(ticks)),
+                        Way::Soon => {}
+                    }
+                    page::ENTRY_TRAP_WFE
+                }
             };
+            self.by_interrupt = false;
             let reply = core::mem::take(&mut self.local.reply);
             self.local.page.write(page::ENTRY_FLAGS, reply | yields);
             let answer = match hw::hypercall(HostCall::VcpuRun, args) {
