@@ -100,6 +100,30 @@ fn vms_that_spin_do_not_stop_the_ticks_of_another() {
 }
 
 #[test]
+fn a_vcpu_that_wakes_another_lets_its_lock_go_before_it_gives_way() {
+    let mut run = Machine::new()
+        .cpus(1)
+        .icount()
+        .console("locks")
+        .vm(VmSpec::test_guest("locks", "lock-and-wake").vcpus(2))
+        .start();
+    run.expect("guest: 200 wake-ups, ");
+    let text = run.rest_of_line();
+    let held = text.split_whitespace().next().and_then(|n| n.parse().ok());
+    // An interrupt may come while it holds the lock.
+    run.check(
+        held.is_some_and(|n: u32| n <= 10),
+        &format!("200 wake-ups: {text}"),
+    );
+    let late = number(&text, "the lock held,");
+    run.check(
+        late.is_some_and(|micros| micros < 1000.0),
+        &format!("200 wake-ups: {text}"),
+    );
+    run.expect("TESTS done: 1 passed, 0 failed");
+}
+
+#[test]
 fn pinned_vcpus_run_on_their_cpus_alone() {
     let mut run = Machine::new()
         .cpus(4)

@@ -140,6 +140,7 @@ pub(crate) static TESTS: &[Test] = &[
     mode("spin", modes::spin),
     mode("work", load::work),
     mode("ticks", load::ticks_on_time),
+    mode("lock-and-wake", load::lock_and_wake),
     mode("sleep", modes::sleep),
     mode("fail", modes::fail),
     mode("crash", modes::crash),
