@@ -2,8 +2,9 @@
 
 /// Why the corevisor refused a hypercall. Travels as a negative `i64` in x0.
 ///
-/// Every error leaves the corevisor's state as it was before the call. A call on a range that gets part
-/// of the way answers success, and in x1 how many frames it has done.
+/// An error leaves the corevisor's state as it was before the call, but for VM_DESTROY ([`Self::Busy`],
+/// [`Self::Again`]: what is done stays done) and VM_START ([`Self::Busy`]: virtual time may be set). A call on a range that gets part of the way answers success, and
+/// in x1 how many frames it has done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(i64)]
 pub enum Error {
@@ -19,7 +20,7 @@ pub enum Error {
     NoMemory = -5,
     /// Another CPU is at work on the same object, or a vCPU is running. Retry later.
     Busy = -6,
-    /// The IPA already maps something.
+    /// The IPA already maps something, or there is such a vCPU.
     Exists = -7,
     /// The object's life-cycle state forbids this (not started, stopped, being destroyed).
     BadState = -8,

@@ -43,8 +43,8 @@ host_calls! {
     VmSetBoot = 0x02,
     /// `(vm)`: closes construction and powers vCPU 0 on.
     VmStart = 0x03,
-    /// `(vm)`: first call makes the VM dead; repeat while it answers `Again`. Frames still owned
-    /// are then given back with [`Self::MemReclaim`], and a last call frees the slot.
+    /// `(vm)` → `(frames)`: first call makes the VM dead; repeat while it answers `Again` or `Busy`. The frames
+    /// that it still has are then given back with [`Self::MemReclaim`], and a last call frees the slot.
     VmDestroy = 0x04,
     /// `(vm, ipa, pfn, count)` → `(done)`: Host frames become the VM's private memory.
     MemDonate = 0x05,
@@ -122,14 +122,14 @@ impl CoreInfo {
     }
 }
 
-/// Counters of [`HostCall::VcpuStat`]. Exits that reach the hostvisor and traps the core answers by
-/// itself are counted apart; none says anything about a guest's data.
+/// Counters of [`HostCall::VcpuStat`]: traps at EL2, those that end in an exit to the hostvisor included; none
+/// says anything about a guest's data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum VcpuStat {
-    /// Traps answered at EL2 without the hostvisor: hypercalls (PSCI, SMCCC).
+    /// HVC and SMC of the guest.
     CoreHypercall = 0,
-    /// System-register traps answered at EL2 (ID registers and others).
+    /// Reads and writes of system registers that trap.
     CoreSysreg = 1,
     /// First uses of FP/SIMD after another owner.
     CoreFp = 2,

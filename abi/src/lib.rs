@@ -40,5 +40,5 @@ pub const GICC_IPA: Ipa = Ipa(0x0801_0000);
 /// Bytes of GICC and of GICV (GIC architecture IHI 0048, table 4-2 and 5.5).
 pub const GICC_SIZE: u64 = 0x2000;
 
-/// Most physical CPUs the machine may have.
+/// Most physical CPUs that are used; a machine's others stay off.
 pub const MAX_CPUS: usize = 8;

@@ -9,7 +9,8 @@
 pub const WORDS: usize = 512;
 
 /// Host → core: what to do with the access that caused the last exit, see [`ENTRY_REPLY`].
-/// The core sets it to 0 once it has completed or aborted that access.
+/// If an access waits for its answer, the core sets the word to 0 as it enters: whether the access is completed,
+/// aborted, or left for the guest to repeat.
 pub const ENTRY_FLAGS: usize = 0;
 /// Host → core: the value an MMIO read returns, in its low bits.
 pub const MMIO_VALUE: usize = 1;

@@ -1,6 +1,6 @@
 //! What EL2 traps from each world: values of the control registers (Arm ARM D24.2).
 //!
-//! The same for every guest and constant for the machine's life, so that a world switch writes them
+//! The same for every guest and constant for the machine's life, but for HCR_EL2.TWE, so that a world switch writes them
 //! without reading.
 
 /// HCR_EL2 fields used.

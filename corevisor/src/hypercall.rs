@@ -25,7 +25,7 @@ const TEARDOWN_BUDGET: u64 = 64;
 ///
 /// # Errors
 ///
-/// As documented for each call; what the call was about is then as before.
+/// As documented for each call; what the call was about is then as before, but for VM_DESTROY and VM_START ([`Error`]).
 pub fn dispatch<P: Machine, C: Cpu>(
     core: &Core<P>,
     cpu: &mut C,

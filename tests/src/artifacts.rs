@@ -1,4 +1,4 @@
-//! Where `make build guest` puts what the tests run.
+//! Where `make build guest hostile-payload` puts what the tests run.
 
 use std::path::PathBuf;
 

@@ -122,13 +122,13 @@ fn a_boot_costs_few_exits() {
     run.detach();
     let stat = run.shell("vm stat debian");
     let host = count(&stat, "exits to the hostvisor");
-    let core = count(&stat, "answered by the core");
+    let core = count(&stat, "traps in the core");
     let (Some(host), Some(core)) = (host, core) else {
         run.fail(&format!(
             "`vm stat` does not say how many exits there were:\n{stat}"
         ));
     };
-    println!("{host} exits to the hostvisor, {core} answered by the core\n{stat}");
+    println!("{host} exits to the hostvisor, {core} traps in the core\n{stat}");
     run.check(host > 0, "no exit at all was counted");
     run.check(
         host + core < BOOT_EXITS,

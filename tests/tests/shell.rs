@@ -143,7 +143,7 @@ fn the_first_vm_is_attached_at_start() {
     let stat = run.shell("vm stat only");
     for line in [
         "exits to the hostvisor",
-        "answered by the core",
+        "traps in the core",
         "memory",
         "run time",
     ] {

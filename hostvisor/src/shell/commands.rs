@@ -18,9 +18,9 @@ vm top              CPU time and exits of running VMs since the last vm top
 vm stat NAME        exits by reason, memory, weight, run time of a VM; its devices, with rates
 vm console NAME     attaches a VM's console; Ctrl-] comes back here
 vm start NAME       starts a stopped VM
-vm stop NAME        powers a VM off and frees its memory
+vm stop NAME        ends a VM at once, whatever it is doing, and frees its memory
 vm restart NAME     powers a VM off and starts it again
-vm destroy NAME     ends a VM at once, whatever it is doing
+vm destroy NAME     the same as vm stop
 vm weight NAME N    changes a VM's share of the CPUs: 1 to 1000, 100 is usual
 log                 the host's log
 mem                 where the machine's memory is
@@ -226,7 +226,7 @@ fn stat(vm: &VmSummary, manage: &mut dyn Manage, out: &mut Printer<'_>) -> fmt::
     for (reason, count) in (0..).map_while(ExitReason::decode).zip(stat.exits) {
         writeln!(out, "  {:20}{count:>12}", exit_name(reason))?;
     }
-    writeln!(out, "answered by the core  {:>12}", total(&stat.core))?;
+    writeln!(out, "traps in the core     {:>12}", total(&stat.core))?;
     for (name, count) in CORE_TRAPS.into_iter().zip(stat.core) {
         writeln!(out, "  {name:20}{count:>12}")?;
     }

@@ -306,7 +306,7 @@ fn vm_stat_shows_every_counter() {
         let name = exit_name(ExitReason::decode(index).unwrap());
         assert_eq!(column(&alloc::format!("{name} ")), (index + 1).to_string());
     }
-    assert_eq!(column("answered by the core"), "1000");
+    assert_eq!(column("traps in the core"), "1000");
     for (name, count) in CORE_TRAPS.iter().zip(["100", "200", "300", "400"]) {
         assert_eq!(column(name), count);
     }

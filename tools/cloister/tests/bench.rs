@@ -216,3 +216,23 @@ fn an_unknown_contender_and_an_old_qemu_are_refused() {
     );
     assert_eq!(folder.runs(), 0);
 }
+
+#[test]
+fn without_figures_to_compare_with_only_the_guard_fails() {
+    let folder = Folder::new();
+    let stderr = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let output = folder.bench(&["micro", "--only", "native"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("no bench/micro.toml: not compared"),
+        "{}",
+        stderr(&output)
+    );
+    let output = folder.bench(&["micro", "--guard"]);
+    assert!(!output.status.success());
+    assert!(
+        stderr(&output).contains("bench/micro.toml"),
+        "{}",
+        stderr(&output)
+    );
+}

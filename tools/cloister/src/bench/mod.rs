@@ -166,7 +166,15 @@ fn micro(args: &MicroArgs) -> Result<()> {
     if !args.guard {
         publish(args, &results)?;
     }
-    check(&results, &baseline)
+    check(&results)?;
+    if !args.guard && !baseline.exists() {
+        progress(format_args!(
+            "bench: no {}: not compared",
+            baseline.display()
+        ));
+        return Ok(());
+    }
+    compare(&results, &baseline)
 }
 
 /// Why a figure of Cloister's is missing that should be there.
@@ -284,11 +292,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).map_err(|e| Error::file(path, &e))
 }
 
-/// Whether the runs agree with each other, and Cloister's figures with those checked in.
-fn check(results: &Results, baseline: &Path) -> Result<()> {
-    let text = fs::read_to_string(baseline).map_err(|e| Error::file(baseline, &e))?;
-    let known = Baseline::parse(&text)
-        .map_err(|e| Error::config(format_args!("{}: {e}", baseline.display())))?;
+/// Whether the runs agree with each other.
+fn check(results: &Results) -> Result<()> {
     if let Some((contender, operation, spread)) = results.widest()
         && spread > REPEATABLE
     {
@@ -298,6 +303,14 @@ fn check(results: &Results, baseline: &Path) -> Result<()> {
             report::percent(spread)
         )));
     }
+    Ok(())
+}
+
+/// Whether Cloister's figures are those checked in.
+fn compare(results: &Results, baseline: &Path) -> Result<()> {
+    let text = fs::read_to_string(baseline).map_err(|e| Error::file(baseline, &e))?;
+    let known = Baseline::parse(&text)
+        .map_err(|e| Error::config(format_args!("{}: {e}", baseline.display())))?;
     if known.cpu != results.cpu {
         progress(format_args!(
             "bench: {} is for {}: not compared",

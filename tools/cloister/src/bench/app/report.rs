@@ -37,7 +37,7 @@ pub(in crate::bench) fn markdown(all: &[AppResults]) -> String {
          \n### Operations in a second of the emulated machine\n\nOne instruction a nanosecond, and time in which nobody has work passes, too.\n\n",
     );
     table(&mut text, &single, &[], |run| {
-        thousands(run.operations as f64 * 1e9 / run.ticks.max(1) as f64)
+        rate(run.operations as f64 * 1e9 / run.ticks.max(1) as f64)
     });
     text.push_str(
         "\n### The hypervisor's part\n\nInstructions at EL2 and of the host, for 1000 operations. In the guest's own part \
@@ -62,7 +62,7 @@ fn throughputs(text: &mut String, all: &[&AppResults]) {
         ("Cloister/KVM", ratio_to_kvm),
         ("protected/open", ratio_to_open),
     ];
-    table(text, all, &ratios, |run| thousands(run.throughput()));
+    table(text, all, &ratios, |run| rate(run.throughput()));
 }
 
 /// What is not the guest's.
@@ -93,6 +93,14 @@ fn measured(text: &mut String, all: &[AppResults]) {
             v.host_qemu,
             results.packages.join(", ")
         );
+    }
+}
+
+/// Operations for a measure; long ones, of which there are few, with decimals.
+fn rate(operations: f64) -> String {
+    match operations {
+        few if few < 10.0 => format!("{few:.3}"),
+        many => thousands(many),
     }
 }
 
@@ -276,6 +284,11 @@ mod tests {
                 missing,
             ],
         }
+    }
+
+    #[test]
+    fn few_operations_have_decimals() {
+        assert_eq!([0.118_44, 9.5, 10.0].map(rate), ["0.118", "9.500", "10"]);
     }
 
     #[test]
