@@ -263,10 +263,13 @@ impl Console {
     }
 
     /// Shows the host log's lines since the last call, those that matter here, each on a line of its
-    /// own; the others stay in the log only. Answers how far it got.
+    /// own; the others stay in the log only. Answers how far it got: lines that come meanwhile are for the next time.
     pub fn show_log(&mut self, log: &HostLog, out: &mut dyn Output) -> u64 {
         let mut any = false;
-        while let Some(line) = log.next(&mut self.shown) {
+        let end = log.end();
+        while self.shown < end
+            && let Some(line) = log.next(&mut self.shown)
+        {
             let label = match (line.kind(), self.view) {
                 (Kind::Debug, _) | (Kind::Info | Kind::Warning, View::Guest(_)) => continue,
                 (Kind::Verdict | Kind::Info, _) => "",

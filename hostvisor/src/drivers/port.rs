@@ -34,6 +34,8 @@ const INTERRUPT_STATUS: u64 = 0x60;
 const INTERRUPT_ACK: u64 = 0x64;
 const STATUS: u64 = 0x70;
 const CONFIG_SPACE: u64 = 0x100;
+/// Rounds at most in which reasons of an interrupt are acknowledged.
+const ACKNOWLEDGES: usize = 4;
 
 impl Port for MmioPort {
     #[inline]
@@ -43,11 +45,17 @@ impl Port for MmioPort {
 
     #[inline]
     fn acknowledge(&self) -> u32 {
-        let reasons = self.0.read32(INTERRUPT_STATUS);
-        if reasons != 0 {
+        let mut all = 0;
+        // One that comes between the two keeps the line high: where that is an edge, no other would follow.
+        for _ in 0..ACKNOWLEDGES {
+            let reasons = self.0.read32(INTERRUPT_STATUS);
+            if reasons == 0 {
+                break;
+            }
             self.0.write32(INTERRUPT_ACK, reasons);
+            all |= reasons;
         }
-        reasons
+        all
     }
 
     fn is_broken(&self) -> bool {
@@ -108,7 +116,8 @@ impl Port for PciPort {
     }
 }
 
-fn within_reset_time(is_done: impl Fn() -> bool) -> bool {
+/// Waits for the end of a reset, which the device may take its time for. False if it does not come.
+pub(super) fn within_reset_time(is_done: impl Fn() -> bool) -> bool {
     let deadline = hw::now() + hw::frequency() / 1000 * RESET_MS;
     loop {
         if is_done() {

@@ -1,5 +1,6 @@
 //! Initialising a device: reset, features, queues (virtio 1.2 §3.1.1).
 
+use super::port::within_reset_time;
 use super::queue::Queue;
 use crate::dma;
 use core::fmt;
@@ -55,6 +56,9 @@ pub fn negotiate<T: Transport>(
     wanted: u64,
 ) -> Result<u64, Refused> {
     transport.set_status(DeviceStatus::empty());
+    if !within_reset_time(|| transport.get_status().is_empty()) {
+        return Err(Refused::Silent);
+    }
     transport.set_status(DeviceStatus::ACKNOWLEDGE);
     transport.set_status(DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER);
     let offered = transport.read_device_features();

@@ -208,7 +208,8 @@ impl Switch {
     /// Where a frame goes; `None` if it must not be sent at all.
     fn way(&self, from: PortId, frame: &Frame<'_>, now: u64) -> Option<Way> {
         let (source, destination) = (frame.source(), frame.destination());
-        if is_group(source) {
+        // Nobody has an address of zeros either: the table marks what is free with it.
+        if is_group(source) || source == [0; 6] {
             return None;
         }
         let mut state = self.state.lock();

@@ -170,3 +170,16 @@ fn there_is_one_switch_of_a_name() {
         &named("lan-of-this-test")
     ));
 }
+
+#[test]
+fn nobody_is_heard_at_the_address_of_zeros() {
+    let (switch, bins) = switch(&[9, 9, 9]);
+    assert_eq!(
+        send(&switch, 1, &frame(mac(9), [0; 6], 0)),
+        Err(Fault::Malformed)
+    );
+    // Nor found: it goes to all.
+    send(&switch, 1, &frame([0; 6], mac(1), 1)).unwrap();
+    let received: Vec<usize> = bins.iter().map(|bin| bin.frames.lock().len()).collect();
+    assert_eq!(received, [1, 0, 1]);
+}

@@ -135,7 +135,7 @@ impl Table {
         let address = number(address);
         self.pinned(address).or_else(|| {
             let set = self.entries.get(self.set(address))?;
-            let entry = set.iter().find(|e| e.address == address)?;
+            let entry = set.iter().find(|e| e.address == address && address != 0)?;
             (now.saturating_sub(entry.heard) <= AGE).then_some(entry.port)
         })
     }

@@ -70,6 +70,12 @@ impl Geometry {
             max_zeroes: field(F_WRITE_ZEROES, 48, 0)?,
         })
     }
+
+    /// No chain is longer than the queue (§2.7.5.3.1): header and status are two of it.
+    pub fn fit(&mut self, queue_size: u16) {
+        let most = queue_size.saturating_sub(2).max(1);
+        self.max_segments = self.max_segments.min(most);
+    }
 }
 
 /// What the device is asked for: `virtio_blk_req.type` (§5.2.6).
@@ -199,6 +205,23 @@ mod tests {
                 return all;
             }
             at = next;
+        }
+    }
+
+    #[test]
+    fn no_chain_is_longer_than_the_queue() {
+        for (queue, most) in [(128, 126), (256, 250), (2, 1)] {
+            let mut geometry = Geometry {
+                sectors: 8,
+                block_size: 512,
+                read_only: false,
+                flush: false,
+                max_segments: 250,
+                max_discard: 0,
+                max_zeroes: 0,
+            };
+            geometry.fit(queue);
+            assert_eq!(geometry.max_segments, most);
         }
     }
 

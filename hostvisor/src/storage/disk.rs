@@ -106,8 +106,9 @@ impl MachineDisk {
         place: String,
     ) -> Result<Self, Refused> {
         let features = setup::negotiate(&mut transport, setup::INDIRECT_DESC, blk::WANTED)?;
-        let geometry = Geometry::read(&transport, features)?;
+        let mut geometry = Geometry::read(&transport, features)?;
         let queue = setup::queue(&mut transport, QUEUE, SLOTS, features)?;
+        geometry.fit(queue.size());
         let slots = dma::allocate(u64::from(queue.size()) * SLOT).ok_or(Refused::NoMemory)?;
         setup::finish(&mut transport);
         // Its end would reset the device.

@@ -67,10 +67,13 @@ impl Console {
         }
     }
 
-    /// A byte for the guest to read; false if it takes no more at present. `None`: no driver runs the device.
+    /// A byte for the guest to read; false if it takes no more at present. `None`: no driver runs the device, or it
+    /// waits for a reset.
     pub fn push_input(&self, byte: u8) -> Option<bool> {
         let mut receive = self.receive.lock();
-        receive.queue.as_ref()?;
+        if receive.queue.is_none() || !self.link.is_live() {
+            return None;
+        }
         if receive.backlog.len() >= BACKLOG {
             return Some(false);
         }

@@ -37,7 +37,7 @@ pub mod status {
 const USED_BUFFER: u32 = 1;
 /// Interrupt status: configuration, or DEVICE_NEEDS_RESET.
 const CONFIGURATION: u32 = 2;
-/// Violations told of one device in one run of its VM. A hostile guest can reset and go on for ever.
+/// Violations and failures told of one device in one run of its VM. A hostile guest can reset and go on for ever.
 const REPORTS: u32 = 8;
 
 /// Bytes of device-specific configuration space, the most any device here has.
@@ -156,6 +156,22 @@ impl Link {
         self.acknowledge(u32::MAX);
     }
 
+    /// The driver says that it cannot go on (§2.1.1, FAILED).
+    pub(super) fn given_up(&self) {
+        if let Some(more) = self.report() {
+            log::warn!("{}: its driver has given up{more}", self.name);
+        }
+    }
+
+    /// Whether one more report on the driver may be made, and what it ends with.
+    fn report(&self) -> Option<&'static str> {
+        match self.violations.fetch_add(1, Ordering::Relaxed) + 1 {
+            number if number < REPORTS => Some(""),
+            REPORTS => Some(" (more of this is not told)"),
+            _ => None,
+        }
+    }
+
     /// The driver has broken the rules at `queue`: the device stops until it is reset (§2.1.2), and the log says who
     /// it was. The device does not use its queues any more.
     pub fn broken(&self, queue: usize, violation: &Violation) {
@@ -163,13 +179,7 @@ impl Link {
         if before & status::NEEDS_RESET != 0 {
             return;
         }
-        let number = self.violations.fetch_add(1, Ordering::Relaxed);
-        if number < REPORTS {
-            let more = if number + 1 == REPORTS {
-                " (more of this is not told)"
-            } else {
-                ""
-            };
+        if let Some(more) = self.report() {
             log::warn!(
                 target: VERDICT,
                 "{}: queue {queue}: {violation}; the device waits for a reset{more}",

@@ -275,7 +275,7 @@ impl Transport {
         let before = self.link.status();
         let new = value & !before;
         if new & status::FAILED != 0 {
-            log::warn!("{}: its driver has given up", self.link.name());
+            self.link.given_up();
         }
         let simple = status::ACKNOWLEDGE | status::DRIVER | status::FAILED;
         self.link.add_status(new & simple);

@@ -287,7 +287,7 @@ impl Disk {
             room,
             segments: segments.len(),
             bytes: segment::total(&segments) + u64::from(sectors) * SECTOR,
-            flush: op == Op::Write && state.write_through,
+            flush: matches!(op, Op::Write | Op::WriteZeroes) && state.write_through,
         };
         state.segments += under_way.segments;
         state.bytes += under_way.bytes;

@@ -186,7 +186,7 @@ impl Interface {
     /// A frame from the switch. An error is the sender's fault.
     pub(super) fn receive(&self, frame: &Frame<'_>) -> Result<(), Fault> {
         let mut receiver = self.receiver.lock();
-        if receiver.queue.is_none() {
+        if receiver.queue.is_none() || !self.link.is_live() {
             Counters::count(&self.counters.dropped, 1);
             return Ok(());
         }
@@ -239,7 +239,9 @@ impl Interface {
         }
         if starved {
             // Some may have come just before it was asked: those are not announced.
-            self.work_off(receiver)?;
+            if self.work_off(receiver)? {
+                self.link.go_on();
+            }
         }
         Ok(())
     }

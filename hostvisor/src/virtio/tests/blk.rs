@@ -466,6 +466,13 @@ fn a_driver_that_cannot_flush_is_told_of_a_write_when_it_lasts() {
     assert_eq!(bench.device.transport.device().in_flight(), 1);
     bench.storage.answer(0);
     assert_eq!(bench.status(status), GOOD);
+    // Zeroes are written, too.
+    let (_, status) = bench.request(WRITE_ZEROES, 0, &range(5, 2, 0), false);
+    bench.storage.answer(0);
+    assert_eq!(bench.storage.ops(), [Op::Flush]);
+    assert_eq!(bench.status(status), 0xee, "told too early");
+    bench.storage.answer(0);
+    assert_eq!(bench.status(status), GOOD);
     // A write that fails is over; so is a flush that fails.
     let (_, status) = bench.write(1, 7);
     bench.storage.fail(0, IoError::Device);

@@ -136,6 +136,7 @@ fn buffers_of_the_wrong_direction_stop_the_device_until_a_reset() {
     terminal.transmit.add(&terminal.guest, &[(at, 8, true)]);
     terminal.device.notify(TRANSMIT);
     assert!(terminal.device.is_broken());
+    assert_eq!(terminal.console.push_input(b'x'), None);
 
     let mut terminal = Terminal::started();
     terminal.receive.add(&terminal.guest, &[(at, 8, false)]);

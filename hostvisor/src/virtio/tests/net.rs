@@ -388,6 +388,19 @@ fn receive_buffers_that_are_none_break_their_own_device() {
     }
 }
 
+#[test]
+fn a_device_that_waits_for_a_reset_receives_nothing() {
+    let (mut a, mut b) = pair(FULL, FULL);
+    b.offer(4, 4096);
+    let at = b.guest.allocate(4096, 4096);
+    b.transmit.add(&b.guest, &[(at, 100, true)]);
+    b.device.notify(1);
+    assert!(b.device.is_broken());
+    a.send(&NetHeader::default(), &frame(2, 1, 100, 0));
+    assert!(b.take().is_none());
+    assert_eq!(b.counter("packets dropped"), 1);
+}
+
 /// Else its sender would have to look through 64 of them, each of as many pieces as the queue has descriptors.
 #[test]
 fn receive_buffers_in_more_pieces_than_any_driver_uses_break_their_own_device() {
