@@ -85,7 +85,11 @@ fn read_machine(boot: &BootInfo) -> Result<Machine, &'static str> {
         .last_chunk()
         .map_or(0, |bytes| u32::from_be_bytes(*bytes));
     let tree = hw::boot_bytes(boot.fdt, u64::from(size)).ok_or("the device tree cannot be read")?;
-    Machine::read(tree).map_err(|missing| missing.as_str())
+    let mut machine = Machine::read(tree).map_err(|missing| missing.as_str())?;
+    // The boot CPU is CPU 0, wherever the tree lists it.
+    let own = hw::mpidr();
+    machine.cpus.sort_by_key(|&mpidr| mpidr != own);
+    Ok(machine)
 }
 
 /// Makes everything the frame pool that nobody else has.
@@ -219,11 +223,7 @@ fn init_cpu(index: usize) {
 fn start_cpus(machine: &Machine) {
     cpu::SCHEDULER.set_millisecond(hw::frequency() / 1000);
     init_cpu(0);
-    // The boot CPU is this one, wherever the tree lists it.
     let own = hw::mpidr();
-    if machine.cpus.first() != Some(&own) {
-        warn!("the boot CPU {own:#x} is not the tree's first; the tree's order is used");
-    }
     for (index, &mpidr) in machine.cpus.iter().enumerate().take(MAX_CPUS) {
         if mpidr == own {
             continue;
@@ -334,8 +334,11 @@ fn sleep(me: usize) -> Option<VcpuRef> {
     let this = cpu::get(me);
     this.asleep_since.store(start, Ordering::Relaxed);
     hw::wait_for_interrupt();
-    cpu::SCHEDULER.leave_idle(me);
     this.asleep_since.store(0, Ordering::Relaxed);
     cpu::count(&this.idle_ticks, hw::now().wrapping_sub(start));
+    // While it still counts as asleep: whom this wakes comes back here, and not to another that sleeps.
+    interrupts::poll(me);
+    this.run_timers();
+    cpu::SCHEDULER.leave_idle(me);
     None
 }

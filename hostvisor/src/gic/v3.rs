@@ -42,6 +42,7 @@ pub(super) fn init(distributor: Region) -> bool {
     let blocks = u64::from(gicd.read32(GICD_TYPER) & 0x1f) + 1;
     for block in 1..blocks {
         gicd.write32(bank::ICENABLER + block * 4, u32::MAX);
+        gicd.write32(bank::ICACTIVER + block * 4, u32::MAX);
         gicd.write32(bank::IGROUPR + block * 4, u32::MAX);
         for word in 0..8 {
             gicd.write32(bank::IPRIORITYR + block * 32 + word * 4, PRIORITY);

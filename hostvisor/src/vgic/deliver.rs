@@ -95,14 +95,19 @@ impl Vgic {
     ///
     /// That is so while its list register (with the HW bit) is present, and also while its line is
     /// high without one, because the guest has it disabled or list registers are short: else the
-    /// physical interrupt would end every run at once, for ever.
+    /// physical interrupt would end every run at once, for ever. Without the HW bit the line alone counts: the guest
+    /// may end the interrupt of a line that is low without anybody hearing of it.
     #[must_use]
     pub fn vtimer_needs_active(&self, vcpu: usize) -> bool {
         let Some(cpu) = self.cpus.get(vcpu) else {
             return false;
         };
         let block = &cpu.private;
-        (block.held | block.line | block.active) & (1 << (self.vtimer & 31)) != 0
+        let bits = match self.vtimer_hw {
+            true => block.held | block.line | block.active,
+            false => block.line,
+        };
+        bits & (1 << (self.vtimer & 31)) != 0
     }
 
     /// Queues and unqueues the interrupts of `mask` in a block whose state has changed.

@@ -78,12 +78,16 @@ impl Running<'_> {
         if self.me == 0 && service::has_work() {
             return Next::Leave(Leave::GiveWay);
         }
-        if self.this.slice_over.load(Ordering::Relaxed) && SCHEDULER.waiting(self.me) {
-            if !SCHEDULER.stays_first(self.me, hw::now()) {
+        if self.this.slice_over.load(Ordering::Relaxed) {
+            if !SCHEDULER.waiting(self.me) {
+                // Who comes later has a slice begin.
+                self.this.slice_over.store(false, Ordering::Relaxed);
+            } else if !SCHEDULER.stays_first(self.me, hw::now()) {
                 return Next::Leave(Leave::GiveWay);
+            } else {
+                // One of great weight has several slices in a row.
+                self.this.start_slice(slice(self.me));
             }
-            // One of great weight has several slices in a row.
-            self.this.start_slice(slice(self.me));
         }
         Next::Again
     }

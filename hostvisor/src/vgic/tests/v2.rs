@@ -150,6 +150,25 @@ fn without_the_hw_bit_the_timer_ends_by_maintenance_interrupt() {
     assert!(!guest.vtimer_active);
 }
 
+/// An exit between: the line is low then, the guest's end is told by nobody, and the next expiry must get through.
+#[test]
+fn without_the_hw_bit_an_exit_in_its_handler_does_not_silence_the_timer() {
+    let mut vgic = running_v2(1).without_hw_bit();
+    let mut guest = Interface::default();
+    let _ = vgic.set_level(0, VTIMER, true);
+    guest.enter(&mut vgic, 0);
+    assert_eq!(guest.acknowledge(), Some(VTIMER));
+    let _ = guest.exit(&mut vgic, 0);
+    let _ = vgic.set_level(0, VTIMER, false);
+    guest.enter(&mut vgic, 0);
+    assert!(!guest.vtimer_active);
+    assert_eq!(guest.end(), Some((VTIMER, false)));
+    let _ = guest.exit(&mut vgic, 0);
+    let _ = vgic.set_level(0, VTIMER, true);
+    guest.enter(&mut vgic, 0);
+    assert_eq!(guest.acknowledge(), Some(VTIMER));
+}
+
 const VCPUS: usize = 3;
 
 #[derive(Clone, Copy, Debug)]
