@@ -3,8 +3,8 @@
 /// Why the corevisor refused a hypercall. Travels as a negative `i64` in x0.
 ///
 /// An error leaves the corevisor's state as it was before the call, but for VM_DESTROY ([`Self::Busy`],
-/// [`Self::Again`]: what is done stays done) and VM_START ([`Self::Busy`]: virtual time may be set). A call on a range that gets part of the way answers success, and
-/// in x1 how many frames it has done.
+/// [`Self::Again`]: what is done stays done) and VM_START ([`Self::Busy`]: virtual time may be set). A call on a
+/// range that gets part of the way answers success, and in x1 how many frames it has done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(i64)]
 pub enum Error {

@@ -1,7 +1,7 @@
 //! What EL2 traps from each world: values of the control registers (Arm ARM D24.2).
 //!
-//! The same for every guest and constant for the machine's life, but for HCR_EL2.TWE, so that a world switch writes them
-//! without reading.
+//! The same for every guest and constant for the machine's life, but for HCR_EL2.TWE, so that a world switch
+//! writes them without reading.
 
 /// HCR_EL2 fields used.
 pub mod hcr {

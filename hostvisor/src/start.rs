@@ -223,11 +223,7 @@ fn init_cpu(index: usize) {
 fn start_cpus(machine: &Machine) {
     cpu::SCHEDULER.set_millisecond(hw::frequency() / 1000);
     init_cpu(0);
-    let own = hw::mpidr();
-    for (index, &mpidr) in machine.cpus.iter().enumerate().take(MAX_CPUS) {
-        if mpidr == own {
-            continue;
-        }
+    for (index, &mpidr) in machine.cpus.iter().enumerate().take(MAX_CPUS).skip(1) {
         let code = hw::start_cpu(index, mpidr);
         let deadline = hw::now() + CPU_START_SECONDS * hw::frequency();
         while code == 0 && !cpu::get(index).online.load(Ordering::Acquire) && hw::now() < deadline {

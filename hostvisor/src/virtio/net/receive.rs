@@ -237,11 +237,9 @@ impl Interface {
         {
             self.link.used_buffers();
         }
-        if starved {
-            // Some may have come just before it was asked: those are not announced.
-            if self.work_off(receiver)? {
-                self.link.go_on();
-            }
+        // Buffers may have come just before they were asked for: those are not announced.
+        if starved && self.work_off(receiver)? {
+            self.link.go_on();
         }
         Ok(())
     }
