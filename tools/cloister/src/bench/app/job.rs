@@ -24,6 +24,11 @@ const MACHINE_MEGABYTES: u32 = 1280;
 const MEGABYTES_PER_VM: u32 = 256;
 /// For how many seconds a guest that only starts and ends is up.
 const LINGER: u32 = 2;
+/// In how many seconds of the machine's clock its guests have come up: a second is 10^9 instructions of it.
+const COME_UP: u32 = 10;
+const COME_UP_PER_VM: u32 = 3;
+/// What the machine's clock shows at power-on ([`emulator`] sets it), in seconds since 1970: 2026-01-01.
+const CLOCK: u32 = 1_767_225_600;
 /// The guest kernel's command line: what makes runs differ, or costs the same everywhere and hides the rest.
 const GUEST_APPEND: &str = "console=ttyAMA0 loglevel=4 nokaslr kpti=off norandmaps \
                             randomize_kstack_offset=off cryptomgr.notests rdinit=/bench/init";
@@ -230,9 +235,14 @@ impl Job<'_> {
 
     fn append(&self) -> String {
         let names: Vec<&str> = self.workloads.iter().map(|w| w.name).collect();
-        match names.is_empty() {
-            true => format!("{GUEST_APPEND} bench.linger={LINGER}"),
-            false => format!("{GUEST_APPEND} bench.run={}", names.join(",")),
+        match (names.is_empty(), self.setting.vms) {
+            (true, _) => format!("{GUEST_APPEND} bench.linger={LINGER}"),
+            (false, 1) => format!("{GUEST_APPEND} bench.run={}", names.join(",")),
+            (false, vms) => format!(
+                "{GUEST_APPEND} bench.run={} bench.vms={vms} bench.clock={CLOCK} bench.every={}",
+                names.join(","),
+                COME_UP + vms * COME_UP_PER_VM
+            ),
         }
     }
 

@@ -250,7 +250,7 @@ pub(super) fn all(args: &AppArgs) -> Result<()> {
     let mut first = run(&Named::Start(args.clone()));
     let result = run(&Named::Apps(args.clone()));
     first = first.and(result);
-    for (vcpus, vms) in [(2, 1), (4, 1), (2, 2), (2, 4), (2, 8)] {
+    for (vcpus, vms) in [(2, 1), (4, 1), (2, 2), (2, 4), (2, 8), (2, 16), (2, 32)] {
         let args = AppArgs {
             vcpus,
             vms,
