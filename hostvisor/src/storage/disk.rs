@@ -2,7 +2,8 @@
 //!
 //! A request goes from [`MachineDisk::submit`] into the device's ring at once, or waits for room, requesters
 //! taking turns ([`Turns`]); the device's interrupt takes it back and tells the requester. Every request under way has a page of device
-//! memory of its own ([`SlotPage`]); only waiting allocates, and no data is copied on its way.
+//! memory of its own ([`SlotPage`]); only waiting allocates, and no data is copied on its way. What is told in one go has a
+//! budget; a soft timer goes on with the rest, so that guests who keep a disk busy leave its CPU's own their time.
 //!
 //! A device that breaks the protocol or does nothing for [`PATIENCE`] seconds though it has requests is *dead*: it is reset, all its
 //! requests fail, one line says so, and it is not used again.
@@ -18,10 +19,11 @@ use crate::hw::{self, Dma};
 use crate::interrupts::Handler;
 use crate::segment::{self, Segment};
 use crate::virtqueue::INDIRECT;
-use crate::{dma, watch};
+use crate::vm::Alarm;
+use crate::{cpu, dma, watch};
 use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use log::error;
@@ -32,6 +34,12 @@ use virtio_drivers::transport::Transport;
 const SLOTS: u16 = 128;
 /// Completions told in one go, between two holds of the lock. Few: most often there is one, and room for more costs.
 const BATCH: usize = 4;
+/// Most batches in one go.
+const BATCHES: usize = 16;
+/// A disk that has finished more goes on after this part of a second.
+const RESUMES_A_SECOND: u64 = 20_000;
+/// Key of the first disk's soft timer; the others' follow. VMs' are far below, network cards' far above.
+const TIMERS: u64 = 1 << 63;
 /// Seconds after which a device that has finished nothing will not.
 const PATIENCE: u64 = 30;
 /// The only queue used.
@@ -85,6 +93,9 @@ struct State {
 pub struct MachineDisk {
     /// Where it is, for messages until its serial is known.
     place: String,
+    /// Its own handle and its key, for the soft timer.
+    own: Weak<Self>,
+    timer: u64,
     identity: Once<String>,
     partitions: Once<Result<Vec<Partition>, gpt::Fault>>,
     geometry: Geometry,
@@ -99,12 +110,14 @@ pub struct MachineDisk {
 }
 
 impl MachineDisk {
-    /// Initialises the device behind `transport`, whose registers `port` reaches afterwards.
+    /// Initialises the device behind `transport`, whose registers `port` reaches afterwards. `number` is another one
+    /// for each disk.
     pub fn new<T: Transport>(
+        number: u32,
         mut transport: T,
         port: Box<dyn Port>,
         place: String,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Arc<Self>, Refused> {
         let features = setup::negotiate(&mut transport, setup::INDIRECT_DESC, blk::WANTED)?;
         let mut geometry = Geometry::read(&transport, features)?;
         let queue = setup::queue(&mut transport, QUEUE, SLOTS, features)?;
@@ -113,17 +126,18 @@ impl MachineDisk {
         setup::finish(&mut transport);
         // Its end would reset the device.
         core::mem::forget(transport);
-        Ok(Self::driving(geometry, queue, slots, port, place))
+        Ok(Self::driving(number, geometry, queue, slots, port, place))
     }
 
     /// A device that is initialised. Each descriptor of `queue` names a [`SlotPage`] of `slots`.
     fn driving(
+        number: u32,
         geometry: Geometry,
         queue: Queue,
         slots: Dma,
         port: Box<dyn Port>,
         place: String,
-    ) -> Self {
+    ) -> Arc<Self> {
         for slot in 0..queue.size() {
             let table = Descriptor {
                 address: SlotPage::new(&slots, slot).table(),
@@ -133,8 +147,10 @@ impl MachineDisk {
             };
             queue.describe(slot, table);
         }
-        Self {
+        Arc::new_cyclic(|own| Self {
             place,
+            own: own.clone(),
+            timer: TIMERS + u64::from(number),
             identity: Once::new(),
             partitions: Once::new(),
             geometry,
@@ -150,7 +166,7 @@ impl MachineDisk {
             dead: AtomicBool::new(false),
             failing: AtomicU32::new(0),
             counters: Counters::default(),
-        }
+        })
     }
 
     /// Where it is in the machine.
@@ -325,36 +341,51 @@ impl MachineDisk {
         outcome.done.done(outcome.token, outcome.result);
     }
 
-    /// Takes back what the device is done with, gives it what waits, and tells the requesters.
+    /// Takes back what the device is done with, gives it what waits, and tells the requesters, within the budget.
     pub fn serve(&self) {
-        loop {
-            let mut outcomes = [const { None }; BATCH];
-            let more = {
-                let mut state = self.state.lock();
-                if self.is_dead() {
-                    return;
-                }
-                match state.collect(&mut outcomes) {
-                    Ok(more) => {
-                        if state.refill() {
-                            self.port.notify(QUEUE);
-                        }
-                        more
-                    }
-                    Err(Broken) => {
-                        drop(state);
-                        self.give_up("breaks the protocol");
-                        false
-                    }
-                }
-            };
-            for outcome in outcomes.iter_mut().map_while(Option::take) {
-                self.tell(outcome);
-            }
-            if !more {
+        for _ in 0..BATCHES {
+            if !self.serve_batch() {
                 return;
             }
         }
+        self.resume_later();
+    }
+
+    /// One batch of it. True if there may be more.
+    fn serve_batch(&self) -> bool {
+        let mut outcomes = [const { None }; BATCH];
+        let more = {
+            let mut state = self.state.lock();
+            if self.is_dead() {
+                return false;
+            }
+            match state.collect(&mut outcomes) {
+                Ok(more) => {
+                    if state.refill() {
+                        self.port.notify(QUEUE);
+                    }
+                    more
+                }
+                Err(Broken) => {
+                    drop(state);
+                    self.give_up("breaks the protocol");
+                    false
+                }
+            }
+        };
+        for outcome in outcomes.iter_mut().map_while(Option::take) {
+            self.tell(outcome);
+        }
+        more
+    }
+
+    /// Goes on soon: others get to run in between.
+    fn resume_later(&self) {
+        let Some(own) = self.own.upgrade() else {
+            return;
+        };
+        let deadline = hw::now().saturating_add(hw::frequency() / RESUMES_A_SECOND);
+        cpu::get(hw::cpu_index()).arm(self.timer, deadline, Alarm::Call(own));
     }
 
     /// Looks at how long the oldest request has been under way. True if there is any.

@@ -83,7 +83,7 @@ fn disk(geometry: Geometry) -> (Arc<MachineDisk>, Device) {
     let registers = Arc::new(Registers::default());
     let queue = Queue::new(ring.clone(), SIZE, false).unwrap();
     let port = Box::new(registers.clone());
-    let disk = MachineDisk::driving(geometry, queue, pages.clone(), port, "slot 3".into());
+    let disk = MachineDisk::driving(0, geometry, queue, pages.clone(), port, "slot 3".into());
     let device = Device {
         registers,
         ring,
@@ -91,7 +91,7 @@ fn disk(geometry: Geometry) -> (Arc<MachineDisk>, Device) {
         seen: 0,
         used: 0,
     };
-    (Arc::new(disk), device)
+    (disk, device)
 }
 
 impl Device {
@@ -564,4 +564,60 @@ fn a_flood_of_one_requester_delays_anothers_request_by_one() {
         .map(|r| r.sector)
         .collect();
     assert_eq!(sectors, [2, 3, 4, 5, 6, 7, 8, 500]);
+}
+
+/// Asks for one more as soon as it is told of one, which the device has done at once.
+struct Insatiable {
+    disk: Arc<MachineDisk>,
+    device: Mutex<Device>,
+    told: AtomicU32,
+    most: u32,
+}
+
+impl Insatiable {
+    fn ask(self: &Arc<Self>) {
+        let request = Arc::new(Listener::default()).request(Op::Read, 0, &[512], 0);
+        self.disk.submit(Request {
+            done: Arc::new(Again(self.clone())),
+            ..request
+        });
+        let mut device = self.device.lock();
+        let arrived = device.take().unwrap();
+        device.finish(&arrived, GOOD);
+    }
+}
+
+struct Again(Arc<Insatiable>);
+
+impl Done for Again {
+    fn done(&self, _token: u64, result: Result<(), IoError>) {
+        assert_eq!(result, Ok(()));
+        if self.0.told.fetch_add(1, Ordering::Relaxed) + (BATCH as u32) < self.0.most {
+            self.0.ask();
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_never_runs_dry_leaves_its_cpu_alone_now_and_then() {
+    let (disk, device) = disk(GEOMETRY);
+    let guest = Arc::new(Insatiable {
+        disk: disk.clone(),
+        device: Mutex::new(device),
+        told: AtomicU32::new(0),
+        most: 200,
+    });
+    // A batch always is full.
+    (0..BATCH).for_each(|_| guest.ask());
+    let told = || guest.told.load(Ordering::Relaxed);
+    let handles = Arc::strong_count(&disk);
+    disk.handle();
+    assert_eq!(told() as usize, BATCH * BATCHES);
+    // The soft timer has one, and does what this does.
+    assert_eq!(Arc::strong_count(&disk), handles + 1);
+    for _ in 0..200 / (BATCH * BATCHES) {
+        disk.handle();
+    }
+    assert_eq!(told(), 200);
+    assert_eq!(disk.in_flight(), (0, 0));
 }

@@ -123,15 +123,14 @@ pub fn init(devices: Vec<drivers::probe::Found>) -> Vec<(crate::machine::Line, A
     let bounce = (!devices.is_empty())
         .then(|| dma::allocate(BOUNCE))
         .flatten();
-    for device in devices {
+    for (number, device) in (0..).zip(devices) {
         let line = device.line;
-        match MachineDisk::new(device.transport, device.port, device.place.clone()) {
+        match MachineDisk::new(number, device.transport, device.port, device.place.clone()) {
             Err(why) => warn!("disk at {}: {why}: not used", device.place),
             Ok(disk) => {
                 if let Some(bounce) = &bounce {
                     look_at(&disk, bounce);
                 }
-                let disk = Arc::new(disk);
                 lines.push((line, disk.clone()));
                 all.push(disk);
             }
