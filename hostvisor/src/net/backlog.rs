@@ -71,9 +71,12 @@ impl Backlog {
         if bytes > self.limit || hw::heap_is_low() {
             return Ok(false);
         }
+        let Some(copy) = frame.to_vec()? else {
+            return Ok(false);
+        };
         self.frames.push_back(Waiting {
             header: frame.header,
-            bytes: frame.to_vec()?,
+            bytes: copy,
         });
         self.bytes = bytes;
         Ok(true)

@@ -109,9 +109,13 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// All of it, in this program's memory.
-    pub fn to_vec(&self) -> Result<Vec<u8>, Unreachable> {
-        let mut all = alloc::vec![0; self.len];
+    /// All of it, in this program's memory; `None` if there is too little of that.
+    pub fn to_vec(&self) -> Result<Option<Vec<u8>>, Unreachable> {
+        let mut all = Vec::new();
+        if all.try_reserve_exact(self.len).is_err() {
+            return Ok(None);
+        }
+        all.resize(self.len, 0);
         match self.bytes {
             Bytes::Pool(segments, start) => transfer::read(segments, start, &mut all)?,
             Bytes::Own(own) => all.copy_from_slice(own),
@@ -119,6 +123,6 @@ impl<'a> Frame<'a> {
         if let Some(head) = all.first_chunk_mut() {
             *head = self.head;
         }
-        Ok(all)
+        Ok(Some(all))
     }
 }

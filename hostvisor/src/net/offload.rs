@@ -96,16 +96,19 @@ pub fn check(header: &NetHeader, len: usize, sent: Accepts) -> Option<NetHeader>
 }
 
 /// Calls `each` with the frame as the receiver takes it: itself, or with its checksum filled in, or cut into packets.
-/// Goes on with packets after one that `each` fails for; answers the first failure.
+/// Goes on with packets after one that `each` fails for; answers the first failure. False if there is no memory to do
+/// it in, and `each` has had nothing.
 pub fn adapt<E: From<Fault>>(
     frame: &Frame<'_>,
     accepts: Accepts,
     mut each: impl FnMut(&Frame<'_>) -> Result<(), E>,
-) -> Result<(), E> {
+) -> Result<bool, E> {
     if accepts.all_of(&frame.header) {
-        return each(frame);
+        return each(frame).map(|()| true);
     }
-    let mut bytes = frame.to_vec().map_err(Fault::from)?;
+    let Some(mut bytes) = frame.to_vec().map_err(Fault::from)? else {
+        return Ok(false);
+    };
     if frame.header.gso_type != GSO_NONE {
         return cut(&frame.header, &bytes, each);
     }
@@ -115,7 +118,7 @@ pub fn adapt<E: From<Fault>>(
         num_buffers: 1,
         ..NetHeader::default()
     };
-    each(&Frame::own(done, &bytes).ok_or(Fault::Malformed)?)
+    each(&Frame::own(done, &bytes).ok_or(Fault::Malformed)?).map(|()| true)
 }
 
 /// One's complement sum of 16-bit words in network order (RFC 1071), not folded.
@@ -209,12 +212,13 @@ impl Headers {
     }
 }
 
-/// Cuts a TCP segment into packets of at most `gso_size` bytes of payload, with all checksums filled in.
+/// Cuts a TCP segment into packets of at most `gso_size` bytes of payload, with all checksums filled in. False as
+/// [`adapt`].
 fn cut<E: From<Fault>>(
     header: &NetHeader,
     bytes: &[u8],
     mut each: impl FnMut(&Frame<'_>) -> Result<(), E>,
-) -> Result<(), E> {
+) -> Result<bool, E> {
     let at = Headers::find(header, bytes).ok_or(Fault::Malformed)?;
     let (head, payload) = bytes.split_at_checked(at.payload).ok_or(Fault::Malformed)?;
     let size = usize::from(header.gso_size).max(1);
@@ -226,7 +230,11 @@ fn cut<E: From<Fault>>(
         num_buffers: 1,
         ..NetHeader::default()
     };
-    let mut packet = Vec::with_capacity(head.len() + size.min(payload.len()));
+    let mut packet = Vec::new();
+    let most = head.len() + size.min(payload.len());
+    if packet.try_reserve_exact(most).is_err() {
+        return Ok(false);
+    }
     let mut first_failure = Ok(());
     for n in 0..number {
         let from = (n * size).min(payload.len());
@@ -240,7 +248,7 @@ fn cut<E: From<Fault>>(
             first_failure = result;
         }
     }
-    first_failure
+    first_failure.map(|()| true)
 }
 
 /// Makes the headers of packet `n`, whose payload begins at byte `from` of the whole, its own.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::net::frame::HEAD;
 use proptest::prelude::*;
 
 const ALL: Accepts = Accepts {
@@ -83,11 +84,20 @@ fn adapted(
     accepts: Accepts,
 ) -> Result<Vec<(NetHeader, Vec<u8>)>, Fault> {
     let mut out = Vec::new();
-    adapt(&Frame::own(header, bytes).unwrap(), accepts, |frame| {
-        out.push((frame.header, frame.to_vec().unwrap()));
+    let whole = adapt(&Frame::own(header, bytes).unwrap(), accepts, |frame| {
+        out.push((frame.header, frame.to_vec().unwrap().unwrap()));
         Ok::<_, Fault>(())
     })?;
+    assert!(whole);
     Ok(out)
+}
+
+#[test]
+fn what_there_is_no_memory_for_is_nobodys_fault() {
+    let (header, _) = tcp(false, b"payload", 100);
+    let frame = Frame::in_pool(header, [0; HEAD], &[], 0, isize::MAX as usize);
+    let never = |_: &Frame<'_>| -> Result<(), Fault> { panic!("handed over") };
+    assert_eq!(adapt(&frame, Accepts::default(), never), Ok(false));
 }
 
 proptest! {

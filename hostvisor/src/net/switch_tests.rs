@@ -18,7 +18,7 @@ impl Port for Bin {
     fn deliver(&self, frame: &Frame<'_>) -> Result<(), Fault> {
         let mut frames = self.frames.lock();
         if frames.len() < self.room {
-            frames.push(frame.to_vec().unwrap());
+            frames.push(frame.to_vec().unwrap().unwrap());
             Counters::count(&self.counters.received, 1);
         } else {
             Counters::count(&self.counters.dropped, 1);

@@ -340,7 +340,10 @@ impl Port for Nic {
         if transmitter.publish() {
             self.registers.notify(TRANSMIT);
         }
-        result
+        if !result? {
+            Counters::count(&self.counters.dropped, 1);
+        }
+        Ok(())
     }
 
     fn counters(&self) -> &Counters {

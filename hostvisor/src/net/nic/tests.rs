@@ -107,7 +107,7 @@ impl Port for Peer {
     }
 
     fn deliver(&self, frame: &Frame<'_>) -> Result<(), Fault> {
-        self.frames.lock().push(frame.to_vec().unwrap());
+        self.frames.lock().push(frame.to_vec().unwrap().unwrap());
         Ok(())
     }
 

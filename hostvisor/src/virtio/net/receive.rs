@@ -196,6 +196,11 @@ impl Interface {
             starved |= self.take(&mut receiver, frame)?;
             Ok(())
         });
+        let result = result.map(|has_memory| {
+            if !has_memory {
+                Counters::count(&self.counters.dropped, 1);
+            }
+        });
         let result = match result {
             Err(Blame::Receiver(violation)) => Err(violation.into()),
             // What a faulty sender has already delivered is shown, too.
