@@ -121,6 +121,29 @@ impl Vgic {
         }
     }
 
+    /// True if what a read at `ipa` answers may be in list registers: pending and active states.
+    #[must_use]
+    pub const fn shows_state(ipa: u64) -> bool {
+        matches!(ipa & (SGI_FRAME - 1), 0x200..0x400)
+    }
+
+    /// The vCPUs whose list registers hold interrupts of which a read at `ipa` by vCPU `vcpu` answers the last state known
+    /// here. Kicked, they bring the present one, for the next read of somebody who waits for a change.
+    pub fn holders(&self, vcpu: usize, ipa: u64, size: u64) -> KickMask {
+        let (vcpu, offset) = match self.locate(ipa) {
+            Some((Frame::Distributor, offset)) => (vcpu, offset),
+            Some((Frame::Sgi(vcpu), offset)) => (vcpu, offset),
+            _ => return KickMask::NONE,
+        };
+        match Bank::decode(offset, size) {
+            Some((
+                Bank::SetPending | Bank::ClearPending | Bank::SetActive | Bank::ClearActive,
+                index,
+            )) => self.kick_holders(vcpu, index, u32::MAX),
+            _ => KickMask::NONE,
+        }
+    }
+
     /// A write of `size` bytes at `ipa` by vCPU `vcpu`; the value in the low bits.
     pub fn write(&mut self, vcpu: usize, ipa: u64, size: u64, value: u64) -> KickMask {
         match self.locate(ipa) {

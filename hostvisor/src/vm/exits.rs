@@ -4,7 +4,7 @@ use super::End;
 use super::run::{Leave, Next, Running, slice};
 use crate::cpu::SCHEDULER;
 use crate::devices::{Line, Target, decode};
-use crate::vgic::KickMask;
+use crate::vgic::{KickMask, Vgic};
 use crate::virtio::mmio::Written;
 use crate::{clock, console, gic, hw, interrupts, service};
 use abi::run::{self as page, ExitReason};
@@ -159,9 +159,16 @@ impl Running<'_> {
         match target(ipa, size) {
             Some(Target::Gic) => {
                 let mut value = 0;
+                // Its own list registers are read before.
+                let state = Vgic::shows_state(ipa);
+                self.refresh |= state;
                 self.with_vgic(|vgic, index| {
                     value = vgic.read(index, ipa, size);
-                    KickMask::NONE
+                    if state {
+                        vgic.holders(index, ipa, size)
+                    } else {
+                        KickMask::NONE
+                    }
                 });
                 self.reply(true, value);
             }

@@ -323,6 +323,40 @@ fn active_written_while_held_wins_over_the_list_register() {
 }
 
 #[test]
+fn a_read_of_what_a_running_vcpu_holds_names_it_so_that_the_next_one_is_right() {
+    let mut vgic = running(2);
+    let mut guest = Interface::default();
+    let _ = route(&mut vgic, 40, 1);
+    let _ = vgic.set_level(0, 40, true);
+    let holders = |vgic: &Vgic, offset| {
+        let (ipa, _) = bit_register(0, 40, offset);
+        assert!(Vgic::shows_state(ipa) || vgic.holders(0, ipa, 4).is_empty());
+        vgic.holders(0, ipa, 4)
+    };
+    assert_eq!(holders(&vgic, ISACTIVER), KickMask::NONE);
+    guest.enter(&mut vgic, 1);
+    assert_eq!(guest.acknowledge(), Some(40));
+    for offset in [ISPENDR, ICPENDR, ISACTIVER, ICACTIVER] {
+        assert_eq!(holders(&vgic, offset), KickMask(0b10));
+    }
+    assert!(!read_bit(&vgic, 0, 40, ISACTIVER));
+    let _ = guest.refresh(&mut vgic, 1);
+    assert!(read_bit(&vgic, 0, 40, ISACTIVER));
+    for offset in [ISENABLER, ICENABLER, IGROUPR, IPRIORITYR] {
+        assert_eq!(holders(&vgic, offset), KickMask::NONE);
+    }
+    let _ = guest.exit(&mut vgic, 1);
+    assert_eq!(holders(&vgic, ISACTIVER), KickMask::NONE);
+    // A private one, in another's redistributor.
+    let _ = vgic.send_sgi(0, 1 << 1);
+    guest.enter(&mut vgic, 1);
+    let (ipa, _) = bit_register(1, 0, ISPENDR);
+    assert_eq!(vgic.holders(0, ipa, 4), KickMask(0b10));
+    assert_eq!(vgic.holders(0, ipa, 1), KickMask::NONE, "not a register");
+    assert_eq!(vgic.holders(0, GICR + 4, 4), KickMask::NONE);
+}
+
+#[test]
 fn an_interrupt_made_active_by_register_is_held_where_it_is_routed_and_does_not_wake() {
     let mut vgic = running(2);
     let _ = route(&mut vgic, 40, 1);
