@@ -28,6 +28,8 @@ pub struct Manager {
     any_wanted: bool,
     /// The machine is to be switched off when all VMs are stopped.
     pub(super) shutting_down: bool,
+    /// The VM that was taken apart by a piece last.
+    dismantled: usize,
     instances: u64,
     seeds: Seeds,
     first_guest_told: bool,
@@ -61,6 +63,7 @@ impl Manager {
             options,
             any_wanted,
             shutting_down: false,
+            dismantled: 0,
             instances: 0,
             seeds,
             first_guest_told: false,
@@ -90,12 +93,17 @@ impl Manager {
         }
     }
 
-    /// Goes on with everything by one piece. True if there is more to do at once.
+    /// Goes on by a piece of what is built, and one of what is taken apart: each may be 2 MiB to clear. True if there
+    /// is more to do at once.
     pub fn step(&mut self) -> bool {
         self.tell_first_guest();
         let mut busy = false;
-        // One VM is built at a time, in bundle order; several may be taken apart.
+        // One VM is built at a time, in bundle order; those that are taken apart take turns.
         let mut building = false;
+        self.dismantled = next_turn(self.dismantled, self.slots.len(), |index| {
+            let slot = self.slots.get(index);
+            slot.is_some_and(|slot| matches!(slot.stage, Stage::TearingDown(_)))
+        });
         for index in 0..self.slots.len() {
             let may_build = !building;
             let Some(slot) = self.slots.get_mut(index) else {
@@ -196,6 +204,10 @@ impl Manager {
                 }
                 quiet
             }
+            Stage::TearingDown(teardown) if index != self.dismantled => {
+                slot.stage = Stage::TearingDown(teardown);
+                true
+            }
             Stage::TearingDown(mut teardown) => match teardown.step() {
                 Ok(true) => {
                     slot.gone(index);
@@ -262,8 +274,32 @@ impl Manager {
     }
 }
 
+/// Whose turn of `count` it is after `last`'s, of those that `wants` it; `last` if nobody does.
+fn next_turn(last: usize, count: usize, wants: impl Fn(usize) -> bool) -> usize {
+    let mut others = (last + 1..count).chain(0..last);
+    others.find(|&index| wants(index)).unwrap_or(last)
+}
+
 /// A fact about the core; 0 if it does not know.
 #[must_use]
 pub fn core_info(which: CoreInfo) -> u64 {
     hw::hypercall(HostCall::CoreInfo, [which as u64, 0, 0, 0]).map_or(0, |answer| answer.values[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::next_turn;
+
+    #[test]
+    fn turns_go_round_those_that_want_one() {
+        let wants = |index| [true, false, true, true].get(index) == Some(&true);
+        let turns: Vec<usize> =
+            core::iter::successors(Some(0), |&last| Some(next_turn(last, 4, wants)))
+                .take(5)
+                .collect();
+        assert_eq!(turns, [0, 2, 3, 0, 2]);
+        assert_eq!(next_turn(2, 4, |_| false), 2);
+        assert_eq!(next_turn(1, 4, |index| index == 1), 1, "alone");
+        assert_eq!(next_turn(3, 4, |index| index == 0), 0);
+    }
 }
