@@ -1,12 +1,12 @@
 //! The machine's CPUs: what each keeps for itself, and how they call each other.
 
+use crate::hw::Mutex;
 use crate::sched::{Arrival, Placed, Scheduler};
 use crate::timer::SoftTimers;
 use crate::vm::{Alarm, VcpuRef};
 use crate::{gic, hw};
 use abi::MAX_CPUS;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use spin::Mutex;
 
 /// One CPU. Only it writes the counters; others read them for statistics.
 #[repr(align(128))]

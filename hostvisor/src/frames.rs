@@ -3,9 +3,9 @@
 //! A buddy allocator in units of 4 KiB frames; guest memory is taken in naturally aligned blocks of
 //! 2 MiB, so that the core can map it by blocks.
 
+use crate::hw::Mutex;
 use abi::PAGE_SHIFT;
 use buddy_system_allocator::FrameAllocator;
-use spin::Mutex;
 
 /// Bytes of a block.
 pub const BLOCK: u64 = 2 << 20;

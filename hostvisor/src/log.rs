@@ -4,12 +4,13 @@
 //! waits for a slow UART behind somebody else's lock, and may be done with any lock but this file's
 //! held. Control characters are replaced: no name out of a bundle can forge a line.
 
+use crate::hw::Mutex;
 use crate::ring::Ring;
 use alloc::string::String;
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicU64, Ordering};
 use log::{Level, LevelFilter, Metadata, Record};
-use spin::{Mutex, Once};
+use spin::Once;
 
 /// Target of lines that are shown even while a guest's console is attached: what became of a VM or
 /// of a device of one, how the machine ended.

@@ -3,10 +3,9 @@
 //! Seeded from what the firmware left in the machine's tree, and from the counter. It is as good as that seed;
 //! protected VMs must not rely on it, as the hostvisor is not trusted.
 
-use crate::hw;
+use crate::hw::{self, Mutex};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
-use spin::Mutex;
 
 static KEY: Mutex<[u8; 32]> = Mutex::new([0; 32]);
 

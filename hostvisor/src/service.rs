@@ -4,12 +4,12 @@
 //! of a few milliseconds at most, with guests running in between.
 
 use crate::console::{self, Event};
+use crate::hw::Mutex;
 use crate::vm::manager::Manager;
 use crate::{cpu, shell, uart};
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use core::sync::atomic::{AtomicBool, Ordering};
-use spin::Mutex;
 
 /// Somebody has something for CPU 0 to look at.
 static ASKED: AtomicBool = AtomicBool::new(false);

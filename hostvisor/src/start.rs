@@ -227,7 +227,7 @@ fn start_cpus(machine: &Machine) {
         let code = hw::start_cpu(index, mpidr);
         let deadline = hw::now() + CPU_START_SECONDS * hw::frequency();
         while code == 0 && !cpu::get(index).online.load(Ordering::Acquire) && hw::now() < deadline {
-            core::hint::spin_loop();
+            hw::relax();
         }
         if !cpu::get(index).online.load(Ordering::Acquire) {
             error!("CPU {index} (MPIDR {mpidr:#x}) did not start: PSCI code {code}");

@@ -1,9 +1,9 @@
 //! The machine's PL011 (Arm DDI 0183): polled transmission, receive interrupt.
 
-use crate::hw::{self, Mmio};
+use crate::hw::{self, Mmio, Mutex};
 use crate::machine;
 use core::fmt;
-use spin::{Mutex, Once};
+use spin::Once;
 
 const DR: u64 = 0x0;
 const FR: u64 = 0x18;
@@ -56,7 +56,7 @@ pub fn write(bytes: &[u8]) {
     let _turn = TURN.lock();
     for &byte in bytes {
         while registers.read32(FR) & TX_FULL != 0 {
-            core::hint::spin_loop();
+            hw::relax();
         }
         registers.write32(DR, u32::from(byte));
     }

@@ -7,12 +7,12 @@
 
 pub mod mux;
 
+use crate::hw::Mutex;
 use crate::log;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 pub use mux::{Console, Event, First};
-use spin::Mutex;
 
 /// Where text goes. Never fails: what cannot be shown is lost.
 pub trait Output {

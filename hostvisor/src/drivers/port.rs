@@ -126,6 +126,6 @@ pub(super) fn within_reset_time(is_done: impl Fn() -> bool) -> bool {
         if hw::now() >= deadline {
             return false;
         }
-        core::hint::spin_loop();
+        hw::relax();
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn init(distributor: Region) -> bool {
     };
     gicd.write32(GICD_CTLR, CTLR_ENABLE);
     while gicd.read32(GICD_CTLR) & CTLR_RWP != 0 {
-        core::hint::spin_loop();
+        hw::relax();
     }
     // GICD_TYPER.ITLinesNumber: blocks of 32 besides the private one.
     let blocks = u64::from(gicd.read32(GICD_TYPER) & 0x1f) + 1;

@@ -228,9 +228,14 @@ pub fn set_deadline(_deadline: u64) {}
 /// Nothing.
 pub fn timer_init() {}
 
+/// Tells the processor that this is a loop.
+pub fn relax() {
+    core::hint::spin_loop();
+}
+
 /// Nothing.
 pub fn wait_for_interrupt() {
-    core::hint::spin_loop();
+    relax();
 }
 
 /// Panics.

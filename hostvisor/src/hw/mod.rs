@@ -8,7 +8,10 @@
 //! On a development host (`host`) the same functions exist and do as good as nothing, so that the
 //! rest of the crate builds and its pure parts are tested there.
 
+mod lock;
 pub mod pagetable;
+
+pub use lock::Mutex;
 
 #[cfg(target_os = "none")]
 #[allow(unsafe_code)]

@@ -12,12 +12,12 @@ use super::frame::Frame;
 use super::offload::Fault;
 pub use super::table::PortId;
 use super::table::{Heard, Source, Table};
+use crate::hw::Mutex;
 use crate::{hw, random};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use spin::Mutex;
 
 /// Most ports of a switch.
 pub const MAX_PORTS: usize = 512;

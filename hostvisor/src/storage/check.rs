@@ -4,12 +4,11 @@
 
 use super::{CRC32, Done, IoError, MachineDisk, Op, Request, SECTOR};
 use crate::dma;
-use crate::hw::Dma;
+use crate::hw::{Dma, Mutex};
 use crate::segment::Segment;
 use alloc::sync::Arc;
 use crc::Digest;
 use log::{info, warn};
-use spin::Mutex;
 
 /// Bytes that are read, if the disk has so many.
 const BYTES: u64 = 1 << 20;

@@ -1,11 +1,11 @@
 //! Who has which part of which disk: a sector that one VM writes is nobody else's.
 
 use super::Volume;
+use crate::hw::Mutex;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
-use spin::Mutex;
 
 /// A VM's hold on a volume, until it is dropped.
 #[derive(Debug)]

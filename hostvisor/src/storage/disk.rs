@@ -15,7 +15,7 @@ use super::{Done, IoError, Op, Request, SECTOR};
 use crate::drivers::port::Port;
 use crate::drivers::queue::{Broken, Descriptor, Queue};
 use crate::drivers::setup::{self, Refused};
-use crate::hw::{self, Dma};
+use crate::hw::{self, Dma, Mutex};
 use crate::interrupts::Handler;
 use crate::segment::{self, Segment};
 use crate::virtqueue::INDIRECT;
@@ -27,7 +27,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use log::error;
-use spin::{Mutex, Once};
+use spin::Once;
 use virtio_drivers::transport::Transport;
 
 /// Most requests that a device is given at once.

@@ -6,13 +6,13 @@
 use super::device::{CONFIG, Device, Link};
 use super::queue::{Chain, Queue, Violation};
 use super::transfer;
+use crate::hw::Mutex;
 use crate::segment;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use spin::Mutex;
 
 const KIND: u32 = 3;
 const RECEIVE: usize = 0;

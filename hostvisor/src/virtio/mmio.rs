@@ -8,10 +8,10 @@ use super::device::{
     Device, F_ACCESS_PLATFORM, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, Link, status,
 };
 use super::queue::{Options, Place, Queue, Violation};
+use crate::hw::Mutex;
 use crate::vm::memory::GuestMemory;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use spin::Mutex;
 
 const MAGIC_VALUE: u64 = 0x000;
 const VERSION: u64 = 0x004;

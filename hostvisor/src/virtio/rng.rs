@@ -6,12 +6,12 @@
 use super::device::{CONFIG, Device, Link};
 use super::queue::{Chain, Queue, Violation};
 use super::transfer;
+use crate::hw::Mutex;
 use crate::random;
 use crate::segment;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use spin::Mutex;
 
 const KIND: u32 = 4;
 const QUEUE_SIZE: u16 = 16;

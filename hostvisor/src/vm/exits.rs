@@ -42,7 +42,7 @@ impl Running<'_> {
                 // The core has found the target off. Where that is not yet known here, the CPU it ran on is
                 // just about to say so.
                 while !self.vm.power_on(a as usize) && !self.vm.is_stopping() {
-                    core::hint::spin_loop();
+                    hw::relax();
                 }
             }
             Some(ExitReason::CpuOff) => return Next::Leave(Leave::Off),

@@ -21,7 +21,7 @@ mod vcpu;
 
 use crate::devices::{self, Devices, map};
 use crate::guest_tree::GuestTimers;
-use crate::hw::{self, RunPage};
+use crate::hw::{self, Mutex, RunPage};
 use crate::interrupts::Handler;
 use crate::sched::{Arrival, CpuSet, Kick};
 use crate::vgic::{KickMask, Vgic};
@@ -36,7 +36,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 pub use share::Share;
-use spin::{Mutex, Once};
+use spin::Once;
 use vcpu::Local;
 pub use vcpu::{Vcpu, VcpuRef};
 

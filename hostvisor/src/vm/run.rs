@@ -177,7 +177,7 @@ impl<'a> Running<'a> {
             // Any other error would come again, and be reported, at the next VCPU_RUN.
             let args = [self.vm.handle, self.task.index as u64, 0, 0];
             while let Err(Error::Busy) = hw::hypercall(HostCall::VcpuPut, args) {
-                core::hint::spin_loop();
+                hw::relax();
             }
         }
     }

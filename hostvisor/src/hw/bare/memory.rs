@@ -1,10 +1,9 @@
 //! Physical memory: the frame pool, run pages, what the boot left, and probes that may fault.
 
-use crate::hw::Fault;
+use crate::hw::{Fault, Mutex};
 use abi::PAGE_SIZE;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use spin::Mutex;
 
 /// Most separate ranges of the frame pool.
 const MAX_RANGES: usize = 32;

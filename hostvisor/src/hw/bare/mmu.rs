@@ -1,6 +1,7 @@
 //! EL1 stage 1: built before the MMU is on, extended afterwards.
 
 use super::entry;
+use crate::hw::Mutex;
 use crate::hw::pagetable::{BLOCK_2M, Kind, MAIR, PageTables};
 use abi::PAGE_SIZE;
 use core::arch::asm;
@@ -35,7 +36,7 @@ pub(super) static SETTINGS: Shared<Settings> = Shared(UnsafeCell::new(Settings {
     sctlr: 0,
 }));
 static TABLES: Shared<PageTables> = Shared(UnsafeCell::new(PageTables::new()));
-static LOCK: spin::Mutex<()> = spin::Mutex::new(());
+static LOCK: Mutex<()> = Mutex::new(());
 
 /// TCR_EL1: 48-bit TTBR0 range, 4 KiB granule, write-back inner-shareable walks, no TTBR1 walks.
 const TCR: u64 = 16 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23;
@@ -84,7 +85,7 @@ pub(super) extern "C" fn build(image: u64, reserved: u64, fdt: u64) {
     if !ok {
         // No console yet and no table to go on with: cannot happen with the pool's size.
         loop {
-            core::hint::spin_loop();
+            super::relax();
         }
     }
     let mmfr0: u64;
@@ -119,7 +120,7 @@ pub(super) fn map(start: u64, end: u64, kind: Kind) -> bool {
 }
 
 /// RAM that has been mapped, so that nobody maps it as a device.
-static RAM: spin::Mutex<([(u64, u64); 32], usize)> = spin::Mutex::new(([(0, 0); 32], 0));
+static RAM: Mutex<([(u64, u64); 32], usize)> = Mutex::new(([(0, 0); 32], 0));
 
 /// True if any of `start..end` is RAM.
 pub(super) fn is_ram(start: u64, end: u64) -> bool {

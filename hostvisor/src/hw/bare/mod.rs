@@ -24,7 +24,7 @@ pub use memory::{
 pub use mmio::Mmio;
 pub use mmu::map_ram;
 pub use regs::{
-    acknowledge, cpu_index, end_of_interrupt, frequency, gic_cpu_init, mpidr, now, publish,
+    acknowledge, cpu_index, end_of_interrupt, frequency, gic_cpu_init, mpidr, now, publish, relax,
     send_sgi, set_deadline, timer_init, wait_for_interrupt,
 };
 pub use vectors::{fatal, set_panic_output};

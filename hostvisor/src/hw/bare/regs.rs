@@ -122,6 +122,14 @@ pub fn publish() {
     unsafe { asm!("dsb ish", options(nostack)) };
 }
 
+/// What a CPU does between two looks at what another is to change. ISB holds a core's pipeline back for as long as is
+/// wanted; YIELD tells a multithreaded core, and an emulator, that another is to go on.
+#[inline]
+pub fn relax() {
+    // SAFETY: hints.
+    unsafe { asm!("yield", "isb", options(nomem, nostack, preserves_flags)) };
+}
+
 /// Waits for an interrupt; returns at once if one is pending, masked or not.
 pub fn wait_for_interrupt() {
     // SAFETY: waits, and touches nothing.

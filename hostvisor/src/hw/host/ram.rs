@@ -1,11 +1,10 @@
 //! RAM on the development host: banks of bytes at made-up physical addresses, so that what reaches guests'
 //! memory is tested there. Each test makes banks of its own; addresses are never given twice.
 
-use crate::hw::{CopyFault, Unreachable};
+use crate::hw::{CopyFault, Mutex, Unreachable};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use spin::Mutex;
 
 /// Banks are aligned to this, and never adjoin.
 const ALIGN: u64 = 4 << 20;

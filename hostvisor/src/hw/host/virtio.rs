@@ -1,9 +1,9 @@
 //! No transports on the development host, and a configuration space that lies in memory, for tests.
 
 use super::Mmio;
+use crate::hw::Mutex;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use spin::Mutex;
 use virtio_drivers::transport::SomeTransport;
 use virtio_drivers::transport::mmio::MmioError;
 use virtio_drivers::transport::pci::VirtioPciError;

@@ -21,6 +21,7 @@ use super::switch::{Counters, Port, PortId, Switch};
 use crate::drivers::queue::Broken;
 use crate::drivers::setup::{self, Refused};
 use crate::drivers::{Queue, port};
+use crate::hw::Mutex;
 use crate::interrupts::Handler;
 use crate::segment::{self, Segment};
 use crate::vm::Alarm;
@@ -32,7 +33,7 @@ use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, Ordering};
 use log::{error, info};
 use receive::{Receiver, Start};
-use spin::{Mutex, Once};
+use spin::Once;
 use transmit::{Placed, Transmitter};
 use virtio_drivers::transport::Transport;
 

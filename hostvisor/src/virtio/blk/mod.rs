@@ -13,7 +13,7 @@ mod request;
 use super::device::{CONFIG, Device, Link};
 use super::queue::{Chain, Queue, Violation};
 use super::transfer;
-use crate::hw;
+use crate::hw::{self, Mutex};
 use crate::segment::{self, Segment};
 use crate::storage::{Backend, Done, IoError, Op, Request, SECTOR};
 use alloc::string::String;
@@ -22,7 +22,6 @@ use alloc::vec::Vec;
 use config::{F_FLUSH, Offer, QUEUE_SIZE};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use request::{Action, Parsed, Status};
-use spin::Mutex;
 
 const KIND: u32 = 2;
 /// Bytes of a serial (VIRTIO_BLK_ID_BYTES).

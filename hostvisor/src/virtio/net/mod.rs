@@ -14,6 +14,7 @@ mod transmit;
 
 use super::device::{CONFIG, Device, Link};
 use super::queue::{Queue, Violation};
+use crate::hw::Mutex;
 use crate::net::feature::{self, LINK_UP, sends, takes};
 use crate::net::frame::Frame;
 use crate::net::offload::{self, Fault};
@@ -23,7 +24,6 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicBool;
 use receive::Receiver;
-use spin::Mutex;
 use transmit::Transmitter;
 
 const KIND: u32 = 1;

@@ -1,4 +1,4 @@
-use crate::hw;
+use crate::hw::{self, Mutex};
 use crate::segment;
 use crate::storage::{Backend, Geometry, IoError, Op, Request, SECTOR};
 use crate::virtio::blk::Blk;
@@ -11,7 +11,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use proptest::prelude::*;
-use spin::Mutex;
 
 const IN: u32 = 0;
 const OUT: u32 = 1;

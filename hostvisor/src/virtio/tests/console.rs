@@ -1,11 +1,11 @@
 //! The console device.
 
+use crate::hw::Mutex;
 use crate::virtio::console::Console;
 use crate::virtio::testing::{TestDevice, TestGuest, TestQueue};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use spin::Mutex;
 
 const VERSION_1: u64 = 1 << 32;
 const RECEIVE: u32 = 0;
