@@ -12,8 +12,11 @@
 //!   more than [`Tuning::credit`] behind: who sleeps saves up no more than that. Nor is it more than
 //!   [`Tuning::debt`] ahead.
 //! - One that comes to wait preempts who has the CPU if it is more than [`Tuning::granularity`] behind it.
+//! - Where other CPUs have just begun to run a group of tasks, one of that group goes first here, if it is no
+//!   more than [`Tuning::patience`] ahead of the furthest behind.
 
 use super::cpus::CpuSet;
+use abi::MAX_CPUS;
 use alloc::vec::Vec;
 
 /// The weight at which virtual time passes like time.
@@ -44,6 +47,8 @@ pub struct Tuning {
     pub debt: u64,
     /// By how much more than the newcomer the running task must have had for it to be preempted.
     pub granularity: u64,
+    /// By how much more than the furthest behind one may have had that goes before it for its group's sake.
+    pub patience: u64,
 }
 
 impl Tuning {
@@ -55,6 +60,7 @@ impl Tuning {
             credit: 5 * millisecond,
             debt: 1000 * millisecond,
             granularity: millisecond,
+            patience: 8 * millisecond,
         }
     }
 }
@@ -68,13 +74,34 @@ pub struct Claim {
     pub weight: u32,
     /// CPUs it may run on.
     pub affinity: CpuSet,
+    /// Whom it belongs to: tasks of a group had best run at one time.
+    pub group: u64,
+}
+
+/// Groups that other CPUs have just begun to run, of each CPU one.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Companions {
+    groups: [u64; MAX_CPUS],
+    count: usize,
+}
+
+impl Companions {
+    /// One more, of another CPU.
+    pub fn add(&mut self, group: u64) {
+        if let Some(slot) = self.groups.get_mut(self.count) {
+            *slot = group;
+            self.count += 1;
+        }
+    }
+
+    fn contains(&self, group: u64) -> bool {
+        self.groups.iter().take(self.count).any(|&g| g == group)
+    }
 }
 
 /// One that waits.
 struct Entry<T> {
-    vtime: u64,
-    weight: u32,
-    affinity: CpuSet,
+    claim: Claim,
     task: T,
 }
 
@@ -84,6 +111,7 @@ struct Current {
     /// Up to when `vtime` counts.
     since: u64,
     weight: u32,
+    group: u64,
 }
 
 impl Current {
@@ -148,7 +176,7 @@ impl<T> FairQueue<T> {
     /// Sets the clock: the least virtual time of all, at `now`.
     fn tick(&mut self, now: u64) {
         let current = self.current.as_ref().map(|c| c.vtime_at(now));
-        let head = self.entries.last().map(|e| e.vtime);
+        let head = self.entries.last().map(|e| e.claim.vtime);
         let least = match (current, head) {
             (Some(a), Some(b)) => a.min(b),
             (Some(a), None) | (None, Some(a)) => a,
@@ -177,9 +205,7 @@ impl<T> FairQueue<T> {
         self.tick(now);
         let vtime = self.translate(claim.vtime, clock.unwrap_or(self.clock), tuning);
         self.insert(Entry {
-            vtime,
-            weight: claim.weight,
-            affinity: claim.affinity,
+            claim: Claim { vtime, ..claim },
             task,
         });
         self.load = self.load.saturating_add(u64::from(claim.weight));
@@ -189,20 +215,62 @@ impl<T> FairQueue<T> {
 
     /// Behind those of the same virtual time.
     fn insert(&mut self, entry: Entry<T>) {
-        let at = self.entries.partition_point(|e| e.vtime > entry.vtime);
+        let at = self
+            .entries
+            .partition_point(|e| e.claim.vtime > entry.claim.vtime);
         self.entries.insert(at, entry);
     }
 
     /// What the running task's virtual time has to be so that it waits behind who is next.
     #[must_use]
     pub fn behind_next(&self, vtime: u64) -> u64 {
-        self.entries.last().map_or(vtime, |e| vtime.max(e.vtime))
+        self.entries
+            .last()
+            .map_or(vtime, |e| vtime.max(e.claim.vtime))
     }
 
-    /// True if nobody waits who is further behind than `vtime`.
+    /// Who of those that wait is to be next, if it is not `current`.
+    fn next(
+        &self,
+        current: Option<&Current>,
+        companions: &Companions,
+        tuning: &Tuning,
+    ) -> Option<usize> {
+        let head = self.entries.last()?.claim.vtime;
+        let least = current.map_or(head, |c| c.vtime.min(head));
+        let limit = least.saturating_add(tuning.patience);
+        let follows = |vtime: u64, group| vtime <= limit && companions.contains(group);
+        let follower = self
+            .entries
+            .iter()
+            .rposition(|e| follows(e.claim.vtime, e.claim.group));
+        let stays = current.is_some_and(|c| match follower.and_then(|at| self.entries.get(at)) {
+            Some(e) => c.vtime <= e.claim.vtime && follows(c.vtime, c.group),
+            None => c.vtime <= head || follows(c.vtime, c.group),
+        });
+        (!stays).then(|| follower.unwrap_or(self.entries.len() - 1))
+    }
+
+    /// True if the task that has the CPU would be given it again. Charge it first.
     #[must_use]
-    pub fn is_first(&self, vtime: u64) -> bool {
-        self.entries.last().is_none_or(|e| vtime <= e.vtime)
+    pub fn stays(&self, companions: &Companions, tuning: &Tuning) -> bool {
+        self.next(self.current.as_ref(), companions, tuning)
+            .is_none()
+    }
+
+    /// The group of the task that has the CPU.
+    #[must_use]
+    pub fn group(&self) -> Option<u64> {
+        self.current.as_ref().map(|c| c.group)
+    }
+
+    /// Weights of those of `group` that wait or have the CPU, together.
+    #[must_use]
+    pub fn load_of(&self, group: u64) -> u64 {
+        let waiting = self.entries.iter().map(|e| (e.claim.group, e.claim.weight));
+        let current = self.current.iter().map(|c| (c.group, c.weight));
+        let own = waiting.chain(current).filter(|&(other, _)| other == group);
+        own.map(|(_, weight)| u64::from(weight)).sum()
     }
 
     /// Charges the task that has the CPU for its time up to `now`; its virtual time.
@@ -224,28 +292,34 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// Gives the CPU to who is furthest behind. Whoever had it has left.
-    pub fn pop(&mut self, now: u64) -> Option<T> {
+    /// Gives the CPU to who is next. Whoever had it has left. `bounds` is asked only where there is a choice.
+    pub fn pop(&mut self, bounds: impl FnOnce() -> (Companions, Tuning), now: u64) -> Option<T> {
         self.leave();
-        let Entry {
-            vtime,
-            weight,
-            task,
-            ..
-        } = self.entries.pop()?;
+        let Entry { claim, task } = if self.entries.len() > 1 {
+            let (companions, tuning) = bounds();
+            let at = self.next(None, &companions, &tuning)?;
+            self.entries.remove(at)
+        } else {
+            self.entries.pop()?
+        };
+        self.give(&claim, now);
+        Some(task)
+    }
+
+    fn give(&mut self, claim: &Claim, now: u64) {
         self.current = Some(Current {
-            vtime,
+            vtime: claim.vtime,
             since: now,
-            weight,
+            weight: claim.weight,
+            group: claim.group,
         });
         self.tick(now);
-        Some(task)
     }
 
     /// CPUs that one or more of those that wait may run on.
     #[must_use]
     pub fn affinities(&self) -> CpuSet {
-        let union = |set: CpuSet, e: &Entry<T>| set.or(e.affinity);
+        let union = |set: CpuSet, e: &Entry<T>| set.or(e.claim.affinity);
         self.entries.iter().fold(CpuSet::NONE, union)
     }
 
@@ -254,27 +328,17 @@ impl<T> FairQueue<T> {
         let at = self
             .entries
             .iter()
-            .rposition(|e| e.affinity.contains(cpu))?;
+            .rposition(|e| e.claim.affinity.contains(cpu))?;
         let entry = self.entries.remove(at);
-        self.load = self.load.saturating_sub(u64::from(entry.weight));
-        let claim = Claim {
-            vtime: entry.vtime,
-            weight: entry.weight,
-            affinity: entry.affinity,
-        };
-        Some((entry.task, claim))
+        self.load = self.load.saturating_sub(u64::from(entry.claim.weight));
+        Some((entry.task, entry.claim))
     }
 
     /// A task that was stolen where the clock showed `clock` gets this CPU, which nobody has.
     pub fn adopt(&mut self, claim: Claim, clock: u64, now: u64, tuning: &Tuning) {
         let vtime = self.translate(claim.vtime, clock, tuning);
         self.leave();
-        self.current = Some(Current {
-            vtime,
-            since: now,
-            weight: claim.weight,
-        });
         self.load = self.load.saturating_add(u64::from(claim.weight));
-        self.tick(now);
+        self.give(&Claim { vtime, ..claim }, now);
     }
 }

@@ -5,6 +5,10 @@
 //! - Each CPU runs the vCPU that waits for it and is furthest behind in virtual time, which passes the slower
 //!   the greater a vCPU's weight is ([`fair`]). While others wait a vCPU runs for a slice; then it waits with
 //!   the others.
+//! - vCPUs of one VM had best run at one time: one that spins for a lock whose holder waits for a CPU wastes its
+//!   own. So slices end at the same moments on all CPUs. There the first to choose goes by virtual time; the others
+//!   follow it within [`fair::Tuning::patience`], if a sibling of its choice waits for them. Siblings that wait for
+//!   the same CPU are parted.
 //! - A vCPU that wakes goes to the CPU it ran on last if that sleeps, else to any that sleeps, else to the one
 //!   with the least load (weights of who waits or runs), best the one it ran on last. There it preempts who
 //!   runs, if that one has had much more than its share; not within an exit of that one's own, but at an interrupt

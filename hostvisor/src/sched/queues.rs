@@ -1,13 +1,21 @@
 //! The run queues of all CPUs: where a task goes, who gets a CPU, who is to be woken.
 
 use super::cpus::CpuSet;
-use super::fair::{Claim, FairQueue, Tuning};
+use super::fair::{Claim, Companions, FairQueue, Tuning};
+use crate::hw::Mutex;
 use abi::MAX_CPUS;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use spin::Mutex;
 
-/// How often at most, in milliseconds, a CPU hands a task on although loads are as level as they can be.
+/// How often at most, in milliseconds, a CPU hands a task on, or is handed one, although loads are as level as
+/// they can be. Not a multiple of two slices: of two that take turns on a CPU the same one would always go.
 pub const ROTATION: u64 = 50;
+
+/// Slice in milliseconds, while few wait for a CPU and while many do. The first is a multiple of the second, so that
+/// slices end together on CPUs of unequal load.
+const SLICE: u64 = 8;
+const SHORT_SLICE: u64 = 4;
+/// How many are many.
+const MANY: u64 = 4;
 
 /// [`Queue::pressure`]: who has the CPU is to give way. Below it: how many wait.
 const PREEMPT: u32 = 1 << 31;
@@ -20,11 +28,23 @@ struct Queue<T> {
     load: AtomicU64,
     /// Clock of `fair`, readable without the lock.
     clock: AtomicU64,
-    /// When a task was handed on last for the sake of taking turns.
+    /// When a task was last handed on from here, or to here, though loads were level.
     rotated: AtomicU64,
+    /// The group that was given the CPU last, for others to follow, and when. Not always of one moment: a wrong one
+    /// costs somebody a place in the order, within bounds.
+    group: AtomicU64,
+    chosen: AtomicU64,
 }
 
 impl<T> Queue<T> {
+    /// Publishes whose turn it is from now on.
+    fn choose(&self, fair: &FairQueue<T>, now: u64) {
+        if let Some(group) = fair.group() {
+            self.group.store(group, Ordering::Relaxed);
+            self.chosen.store(now, Ordering::Relaxed);
+        }
+    }
+
     /// Works on the queue, and publishes what others read of it without the lock.
     fn with<R>(&self, work: impl FnOnce(&mut FairQueue<T>) -> (R, Pressure)) -> R {
         let mut fair = self.fair.lock();
@@ -103,6 +123,8 @@ impl<T> Scheduler<T> {
                 load: AtomicU64::new(0),
                 clock: AtomicU64::new(0),
                 rotated: AtomicU64::new(0),
+                group: AtomicU64::new(0),
+                chosen: AtomicU64::new(0),
             }
         }; MAX_CPUS];
         Self {
@@ -203,17 +225,34 @@ impl<T> Scheduler<T> {
         if !allowed.contains(home) || there < here {
             return best;
         }
-        // The other would be the less busy one without it: time to take turns?
-        let rotated = &self.queue(home).rotated;
+        let own = self.queue(home);
         let pause = ROTATION * self.millisecond.load(Ordering::Relaxed);
-        if arrival != Arrival::Woken
-            && there < here.saturating_add(claim.weight.into())
-            && now.saturating_sub(rotated.load(Ordering::Relaxed)) >= pause
-        {
-            rotated.store(now, Ordering::Relaxed);
-            return best;
+        let paused = now.saturating_sub(own.rotated.load(Ordering::Relaxed)) < pause;
+        if arrival == Arrival::Woken || paused {
+            return home;
         }
-        home
+        let level = here.saturating_add(claim.weight.into());
+        let target = if there < level {
+            // The other would be the less busy one without it: time to take turns.
+            Some(best)
+        } else {
+            self.part(claim, allowed, home, level)
+        };
+        let Some(target) = target else { return home };
+        for queue in [own, self.queue(target)] {
+            queue.rotated.store(now, Ordering::Relaxed);
+        }
+        target
+    }
+
+    /// A CPU with no more than this load and less of the task's group than `home`, to which another is to go
+    /// from there in turn.
+    fn part(&self, claim: &Claim, allowed: CpuSet, home: usize, level: u64) -> Option<usize> {
+        let own = |cpu: usize| self.queue(cpu).fair.lock().load_of(claim.group);
+        let here = own(home);
+        let fits =
+            |&cpu: &usize| self.queue(cpu).load.load(Ordering::Relaxed) <= level && own(cpu) < here;
+        (here != 0).then(|| allowed.iter().find(fits)).flatten()
     }
 
     /// Takes an idle CPU of `allowed`, best `home`, out of the idle set, so that the next task goes elsewhere.
@@ -234,8 +273,25 @@ impl<T> Scheduler<T> {
     /// from another.
     pub fn pick(&self, cpu: usize, now: u64) -> Option<T> {
         let own = self.queue(cpu);
-        own.with(|fair| (fair.pop(now), Pressure::None))
-            .or_else(|| self.steal(cpu, now))
+        own.with(|fair| {
+            let bounds = || (self.companions(cpu, now), self.tuning());
+            let task = fair.pop(bounds, now);
+            own.choose(fair, now);
+            (task, Pressure::None)
+        })
+        .or_else(|| self.steal(cpu, now))
+    }
+
+    /// Groups that other CPUs have begun to run within the last half slice.
+    fn companions(&self, cpu: usize, now: u64) -> Companions {
+        let recent = SLICE / 2 * self.millisecond.load(Ordering::Relaxed);
+        let mut companions = Companions::default();
+        for (n, queue) in self.queues.iter().enumerate() {
+            if n != cpu && now.saturating_sub(queue.chosen.load(Ordering::Relaxed)) < recent {
+                companions.add(queue.group.load(Ordering::Relaxed));
+            }
+        }
+        companions
     }
 
     fn steal(&self, cpu: usize, now: u64) -> Option<T> {
@@ -247,8 +303,12 @@ impl<T> Scheduler<T> {
                 Some((task, claim, queue.clock.load(Ordering::Relaxed)))
             })?;
         let tuning = self.tuning();
-        self.queue(cpu)
-            .with(|fair| (fair.adopt(claim, clock, now, &tuning), Pressure::Keep));
+        let own = self.queue(cpu);
+        own.with(|fair| {
+            fair.adopt(claim, clock, now, &tuning);
+            own.choose(fair, now);
+            ((), Pressure::Keep)
+        });
         Some(task)
     }
 
@@ -258,12 +318,17 @@ impl<T> Scheduler<T> {
             .with(|fair| (fair.charge(now), Pressure::Keep))
     }
 
-    /// Charges the task that has `cpu` for its time up to `now`. True if it is the next one still: none of
-    /// those that wait is further behind. By that CPU.
+    /// Charges the task that has `cpu` for its time up to `now`. True if it is the next one still. By that CPU.
     pub fn stays_first(&self, cpu: usize, now: u64) -> bool {
-        self.queue(cpu).with(|fair| {
-            let vtime = fair.charge(now);
-            (fair.is_first(vtime), Pressure::Keep)
+        let own = self.queue(cpu);
+        let (companions, tuning) = (self.companions(cpu, now), self.tuning());
+        own.with(|fair| {
+            fair.charge(now);
+            let stays = fair.stays(&companions, &tuning);
+            if stays {
+                own.choose(fair, now);
+            }
+            (stays, Pressure::Keep)
         })
     }
 
@@ -296,14 +361,15 @@ impl<T> Scheduler<T> {
         (self.queue(cpu).pressure.load(Ordering::Relaxed) & !PREEMPT) as usize
     }
 
-    /// How long the task that has `cpu` may run, if others wait: 10 ms; less if many do, so
-    /// that all have their turn within 30 ms, but 3 ms at least.
+    /// How long from `now` on the task that has `cpu` may run, if others wait: up to a moment at which slices of all
+    /// CPUs end, for 10 ms at most, and for 1 ms at least.
     #[must_use]
-    pub fn slice(&self, cpu: usize) -> Option<u64> {
+    pub fn slice(&self, cpu: usize, now: u64) -> Option<u64> {
         let waiting = self.length(cpu) as u64;
         let millisecond = self.millisecond.load(Ordering::Relaxed);
-        let turn = 30 * millisecond / (waiting + 1);
-        (waiting != 0).then_some(turn.clamp(3 * millisecond, 10 * millisecond))
+        let length = millisecond * if waiting < MANY { SLICE } else { SHORT_SLICE };
+        let end = (now + length / 4).next_multiple_of(length);
+        (waiting != 0).then_some(end - now)
     }
 
     /// Announces that `cpu` is going to sleep, and looks for a task once more: if there is one, do not sleep.

@@ -122,7 +122,7 @@ pub(super) fn slice(me: usize) -> Option<u64> {
     if me == 0 && service::is_busy() {
         Some(hw::frequency() / 1000)
     } else {
-        SCHEDULER.slice(me)
+        SCHEDULER.slice(me, hw::now())
     }
 }
 

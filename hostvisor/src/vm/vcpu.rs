@@ -2,12 +2,11 @@
 
 use super::Vm;
 use crate::cpu;
-use crate::hw::{self, RunPage};
+use crate::hw::{self, Mutex, RunPage};
 use crate::sched::{Claim, RunState};
 use abi::run::{ExitReason, MAX_LIST_REGISTERS};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
-use spin::Mutex;
 
 /// What only the CPU that runs the vCPU uses.
 pub(super) struct Local {
@@ -131,6 +130,7 @@ impl VcpuRef {
             vtime,
             weight: self.vm.weight.load(Ordering::Relaxed),
             affinity: self.vm.affinity,
+            group: self.vm.instance,
         }
     }
 

@@ -1,7 +1,7 @@
 //! One queue: order, clock and bounds.
 
 use crate::sched::CpuSet;
-use crate::sched::fair::{Claim, DEFAULT_WEIGHT, FairQueue, Tuning};
+use crate::sched::fair::{Claim, Companions, DEFAULT_WEIGHT, FairQueue, Tuning};
 use proptest::prelude::*;
 
 const TUNING: Tuning = Tuning::new(1000);
@@ -11,7 +11,13 @@ fn claim(vtime: u64, weight: u32) -> Claim {
         vtime,
         weight,
         affinity: CpuSet::ALL,
+        group: 0,
     }
+}
+
+/// Gives the CPU to who is next while no other CPU has begun anything.
+fn pop<T>(queue: &mut FairQueue<T>, now: u64) -> Option<T> {
+    queue.pop(|| (Companions::default(), TUNING), now)
 }
 
 #[test]
@@ -22,7 +28,7 @@ fn the_furthest_behind_is_next_and_equals_take_turns() {
     queue.push('c', claim(100, 100), None, 0, &TUNING);
     assert_eq!((queue.len(), queue.load()), (3, 300));
     let mut order = std::vec::Vec::new();
-    while let Some(task) = queue.pop(0) {
+    while let Some(task) = pop(&mut queue, 0) {
         order.push(task);
     }
     assert_eq!(order, ['b', 'c', 'a']);
@@ -39,7 +45,7 @@ fn virtual_time_passes_by_weight() {
     ] {
         let mut queue = FairQueue::new();
         queue.push((), claim(0, weight), None, 0, &TUNING);
-        queue.pop(10);
+        pop(&mut queue, 10);
         let vtime = queue.charge(10 + ticks);
         assert!(
             vtime.abs_diff(virtual_ticks) <= virtual_ticks / 200,
@@ -54,7 +60,7 @@ fn virtual_time_passes_by_weight() {
 fn a_sleeper_preempts_who_has_had_more_and_only_that_one() {
     let mut queue = FairQueue::new();
     queue.push('s', claim(0, DEFAULT_WEIGHT), None, 0, &TUNING);
-    queue.pop(0);
+    pop(&mut queue, 0);
     // As far as the other: no.
     assert!(!queue.push(
         'a',
@@ -65,12 +71,12 @@ fn a_sleeper_preempts_who_has_had_more_and_only_that_one() {
     ));
     let mut queue = FairQueue::new();
     queue.push('s', claim(0, DEFAULT_WEIGHT), None, 0, &TUNING);
-    queue.pop(0);
+    pop(&mut queue, 0);
     let later = 100 * TUNING.credit;
     // It slept all the while; but it is behind by no more than the credit.
     assert!(queue.push('a', claim(0, 100), None, later, &TUNING));
     queue.charge(later);
-    assert_eq!(queue.pop(later), Some('a'));
+    assert_eq!(pop(&mut queue, later), Some('a'));
     assert_eq!(queue.charge(later), later - TUNING.credit);
 }
 
@@ -79,9 +85,9 @@ fn a_stolen_task_keeps_its_distance_from_the_clock() {
     let (mut from, mut to) = (FairQueue::new(), FairQueue::new());
     from.push('x', claim(0, 100), None, 0, &TUNING);
     from.push('a', claim(2000, 100), None, 0, &TUNING);
-    from.pop(0);
+    pop(&mut from, 0);
     to.push('y', claim(0, 100), None, 0, &TUNING);
-    to.pop(0);
+    pop(&mut to, 0);
     assert_eq!(to.charge(900_000), 900_000);
     to.leave();
     from.charge(500);
@@ -106,6 +112,58 @@ fn only_who_may_is_stolen() {
     assert!(queue.steal(2).is_none());
 }
 
+/// Tasks of groups 1, 2 and 3 wait; other CPUs have begun the second, or the third.
+#[test]
+fn who_belongs_to_those_on_other_cpus_goes_first_within_patience() {
+    let patience = TUNING.patience;
+    let ahead = [0, patience, patience + 1];
+    let queue = || {
+        let mut queue = FairQueue::new();
+        for (group, vtime) in (1..).zip(ahead) {
+            let claim = Claim {
+                group,
+                ..claim(vtime, 100)
+            };
+            queue.push(group, claim, None, 0, &TUNING);
+        }
+        queue
+    };
+    let begun = |groups: &[u64]| {
+        let mut companions = Companions::default();
+        groups.iter().for_each(|&group| companions.add(group));
+        companions
+    };
+    for (groups, next) in [
+        (&[][..], 1),
+        (&[2], 2),
+        (&[3], 1),
+        (&[2, 1], 1),
+        (&[3, 2], 2),
+    ] {
+        assert_eq!(
+            queue().pop(|| (begun(groups), TUNING), 0),
+            Some(next),
+            "{groups:?}"
+        );
+        // The same for one that has the CPU and competes: the first runs until it is ahead of the third.
+        let mut queue = queue();
+        pop(&mut queue, 0);
+        assert!(
+            queue.stays(&begun(groups), &TUNING) == (next == 1),
+            "{groups:?}"
+        );
+    }
+    // Not left for one of its group that is ahead of it, nor for anybody while its group runs elsewhere.
+    let mut queue = queue();
+    pop(&mut queue, 0);
+    queue.charge(patience * 2);
+    assert!(!queue.stays(&begun(&[]), &TUNING));
+    assert!(queue.stays(&begun(&[1]), &TUNING));
+    queue.charge(patience * 2 + 1);
+    assert!(!queue.stays(&begun(&[1]), &TUNING));
+    assert_eq!((queue.load_of(1), queue.load_of(4)), (100, 0));
+}
+
 proptest! {
     /// Whatever comes and goes, the clock never goes back, load is the sum of weights, order is by virtual
     /// time, and nothing overflows.
@@ -126,7 +184,7 @@ proptest! {
                 }
                 2 => {
                     running = 0;
-                    if let Some(weight) = queue.pop(now) {
+                    if let Some(weight) = pop(&mut queue, now) {
                         running = u64::from(weight);
                         waiting -= running;
                     }

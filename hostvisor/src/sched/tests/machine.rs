@@ -22,6 +22,7 @@ enum Habit {
 }
 
 struct Task {
+    group: u64,
     weight: u32,
     affinity: CpuSet,
     habit: Habit,
@@ -55,10 +56,20 @@ struct Machine {
 
 impl Machine {
     fn new(cpus: usize, tasks: &[(u32, CpuSet, Habit)]) -> Self {
+        Self::grouped(cpus, tasks, |index| index)
+    }
+
+    /// Tasks of the same `group` had best run at one time.
+    fn grouped(
+        cpus: usize,
+        tasks: &[(u32, CpuSet, Habit)],
+        group: impl Fn(usize) -> usize,
+    ) -> Self {
         let sched = Scheduler::new();
         sched.set_millisecond(MS);
         (0..cpus).for_each(|cpu| sched.add_cpu(cpu));
-        let task = |&(weight, affinity, habit)| Task {
+        let task = |(index, &(weight, affinity, habit))| Task {
+            group: group(index) as u64,
             weight,
             affinity,
             habit,
@@ -76,7 +87,7 @@ impl Machine {
         let mut machine = Self {
             sched,
             cpus: std::vec![Cpu::default(); cpus],
-            tasks: tasks.iter().map(task).collect(),
+            tasks: tasks.iter().enumerate().map(task).collect(),
             // Later than the first turn may be taken.
             now: 1000 * MS,
             switches: 0,
@@ -95,6 +106,7 @@ impl Machine {
             vtime: task.vtime,
             weight: task.weight,
             affinity: task.affinity,
+            group: task.group,
         };
         let notified = match self
             .sched
@@ -166,7 +178,8 @@ impl Machine {
     }
 
     fn start_slice(&mut self, cpu: usize) {
-        self.cpus[cpu].slice_end = self.sched.slice(cpu).map(|ticks| self.now + ticks);
+        let ticks = self.sched.slice(cpu, self.now);
+        self.cpus[cpu].slice_end = ticks.map(|ticks| self.now + ticks);
     }
 
     /// A CPU without a task looks for one, unless it sleeps and nobody woke it.
@@ -222,6 +235,31 @@ fn spinners(weights: &[u32]) -> Vec<(u32, CpuSet, Habit)> {
     weights.iter().map(spinner).collect()
 }
 
+/// `groups` of `size` tasks on `size` CPUs: of the time that any of a group runs, the share in which all of them do, in
+/// per cent. Task `index` is of group `group(index)` and does as `habit(index)`.
+fn together(
+    size: usize,
+    groups: usize,
+    group: impl Fn(usize) -> usize,
+    habit: impl Fn(usize) -> Habit,
+) -> u64 {
+    let task = |index| (100, CpuSet::ALL, habit(index));
+    let tasks: Vec<_> = (0..size * groups).map(task).collect();
+    let mut machine = Machine::grouped(size, &tasks, group);
+    machine.run(1000 * MS);
+    let (mut some, mut all) = (0, 0);
+    for _ in 0..4000 * MS / STEP {
+        machine.tick();
+        for group in 0..groups as u64 {
+            let runs = |cpu: &&Cpu| cpu.task.is_some_and(|t| machine.tasks[t].group == group);
+            let running = machine.cpus.iter().filter(runs).count();
+            some += u64::from(running != 0);
+            all += u64::from(running == size);
+        }
+    }
+    all * 100 / some
+}
+
 fn any_task(cpus: usize) -> impl Strategy<Value = (u32, CpuSet, Habit)> {
     let habit = prop_oneof![
         Just(Habit::Spin),
@@ -254,15 +292,16 @@ proptest! {
         }
     }
 
-    /// A task that is ready gets a CPU within what its weight entitles it to, whatever others do; no CPU
+    /// A task that is ready gets a CPU within what its weight entitles it to, whatever others do and belong to; no CPU
     /// sleeps while a task waits for it; and affinity is kept (which `advance` sees to).
     #[test]
     fn nobody_starves_and_no_cpu_is_wasted(
         (cpus, tasks) in (1usize..5).prop_flat_map(|cpus| {
             (Just(cpus), proptest::collection::vec(any_task(cpus), 1..12))
-        })
+        }),
+        size in 1usize..5,
     ) {
-        let mut machine = Machine::new(cpus, &tasks);
+        let mut machine = Machine::grouped(cpus, &tasks, |index| index / size);
         for _ in 0..2000 * MS / STEP {
             machine.tick();
             prop_assert_eq!(machine.wasted(), None);
@@ -299,7 +338,7 @@ proptest! {
 /// Tasks of equal weight take turns on the CPU that has one too many.
 #[test]
 fn three_on_two_cpus_share_alike() {
-    for (cpus, tasks) in [(2, 3), (2, 5), (4, 6), (4, 64)] {
+    for (cpus, tasks) in [(2, 3), (2, 5), (2, 11), (3, 5), (4, 6), (4, 64)] {
         let mut machine = Machine::new(cpus, &spinners(&std::vec![100; tasks]));
         machine.run(6000 * MS);
         let fair = 6000 * MS * cpus as u64 / tasks as u64;
@@ -352,6 +391,33 @@ fn sleeping_is_no_way_to_more_than_a_share() {
     }
 }
 
+/// Siblings have CPUs at one time, whether they wait for different ones in the beginning or not.
+#[test]
+fn groups_as_wide_as_the_machine_take_turns() {
+    for (size, groups) in [(2, 2), (2, 3), (2, 8), (2, 32), (4, 2), (4, 8), (8, 4)] {
+        let spin = |_| Habit::Spin;
+        for share in [
+            together(size, groups, |index| index / size, spin),
+            together(size, groups, |index| index % groups, spin),
+        ] {
+            assert!(share >= 98, "{groups} of {size}: {share} %");
+        }
+    }
+}
+
+/// So they do, for the most part, when one of two sleeps now and then, each at times of its own.
+#[test]
+fn pairs_that_sleep_now_and_then_find_together_again() {
+    for groups in [2, 3, 8, 32] {
+        let habit = |index| match index % 2 {
+            0 => Habit::Spin,
+            _ => Habit::Sleep((50 + index as u64) * MS, MS),
+        };
+        let share = together(2, groups, |index| index / 2, habit);
+        assert!(share >= 75, "{groups} of 2: {share} %");
+    }
+}
+
 /// A task alone on its CPU is left alone: no slices, no moves.
 #[test]
 fn as_many_as_cpus_never_move() {
@@ -374,6 +440,7 @@ fn who_gives_way_to_a_pinned_one_gets_another_cpu() {
         vtime,
         weight: 100,
         affinity,
+        group: 0,
     };
     let anywhere = claim(MS, CpuSet::ALL);
     let placed = sched.enqueue("anywhere", anywhere, 0, Arrival::Woken, 0);

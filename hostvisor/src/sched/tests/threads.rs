@@ -1,8 +1,8 @@
 //! The wake-up protocol under real threads: CPUs are threads, an SGI is an unpark token.
 
+use crate::hw::Mutex;
 use crate::sched::{Arrival, Claim, CpuSet, Kick, Phase, Placed, RunState, Scheduler};
 use abi::MAX_CPUS;
-use spin::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, Thread};
@@ -59,6 +59,7 @@ impl World {
             vtime: task.vtime.load(Ordering::Relaxed),
             weight: 1 + index as u32 * 50,
             affinity: task.affinity,
+            group: index as u64 / 2,
         };
         match self.sched.enqueue(index, claim, home, arrival, self.now()) {
             Placed::Quiet => {}
@@ -246,6 +247,7 @@ fn claim(affinity: CpuSet) -> Claim {
         vtime: 0,
         weight: 100,
         affinity,
+        group: 0,
     }
 }
 
