@@ -32,6 +32,9 @@ pub struct Cpu {
     pub asleep_since: AtomicU64,
 }
 
+/// Who has more to do than in one go does the rest after this part of a second, 50 us.
+const SOON_IN_A_SECOND: u64 = 20_000;
+
 /// All CPUs; those beyond the machine's number are never online.
 pub static CPUS: [Cpu; MAX_CPUS] = [const {
     Cpu {
@@ -105,6 +108,13 @@ impl Cpu {
         self.program(timers.next());
         drop(timers);
         drop(before);
+    }
+
+    /// Arms timer `key` to ring `alarm` soon: who has more to do than in one go lets others run in between. On this CPU
+    /// only.
+    pub fn arm_soon(&self, key: u64, alarm: Alarm) {
+        let pause = hw::frequency() / SOON_IN_A_SECOND;
+        self.arm(key, hw::now().saturating_add(pause), alarm);
     }
 
     /// Disarms the timer with this key, if it is here. On this CPU only.

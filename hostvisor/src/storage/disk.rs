@@ -36,8 +36,6 @@ const SLOTS: u16 = 128;
 const BATCH: usize = 4;
 /// Most batches in one go.
 const BATCHES: usize = 16;
-/// A disk that has finished more goes on after this part of a second.
-const RESUMES_A_SECOND: u64 = 20_000;
 /// Key of the first disk's soft timer; the others' follow. VMs' are far below, network cards' far above.
 const TIMERS: u64 = 1 << 63;
 /// Seconds after which a device that has finished nothing will not.
@@ -379,13 +377,10 @@ impl MachineDisk {
         more
     }
 
-    /// Goes on soon: others get to run in between.
     fn resume_later(&self) {
-        let Some(own) = self.own.upgrade() else {
-            return;
-        };
-        let deadline = hw::now().saturating_add(hw::frequency() / RESUMES_A_SECOND);
-        cpu::get(hw::cpu_index()).arm(self.timer, deadline, Alarm::Call(own));
+        if let Some(own) = self.own.upgrade() {
+            cpu::get(hw::cpu_index()).arm_soon(self.timer, Alarm::Call(own));
+        }
     }
 
     /// Looks at how long the oldest request has been under way. True if there is any.

@@ -47,8 +47,6 @@ const INPUT_BACKLOG: usize = 4096;
 const RTC_TIMER: usize = MAX_VCPUS;
 const FIRST_VIRTIO_TIMER: usize = RTC_TIMER + 1;
 const TIMERS: usize = FIRST_VIRTIO_TIMER + map::VIRTIO_SLOTS as usize;
-/// A device that has more to do than it may do at once goes on after 50 us.
-const RESUMES_A_SECOND: u64 = 20_000;
 
 /// Why a VM came to its end by itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -264,12 +262,10 @@ impl Vm {
         self.instance * TIMERS as u64 + index as u64
     }
 
-    /// Lets the device in `slot` go on soon, on `this` CPU, which is the caller's: the guest gets to run in
-    /// between.
+    /// Lets the device in `slot` go on soon, on `this` CPU, which is the caller's.
     pub fn resume_later(self: &Arc<Self>, this: &cpu::Cpu, slot: u32) {
-        let deadline = hw::now().saturating_add(hw::frequency() / RESUMES_A_SECOND);
         let key = self.timer_key(FIRST_VIRTIO_TIMER + slot as usize);
-        this.arm(key, deadline, Alarm::Virtio(self.clone(), slot));
+        this.arm_soon(key, Alarm::Virtio(self.clone(), slot));
     }
 
     /// The guest has set its RTC or its alarm: `this` CPU, which is the caller's, wakes it in time.

@@ -46,8 +46,6 @@ const FEWEST: u16 = 64;
 /// Most frames, and bytes, received in one go.
 const FRAMES: usize = 64;
 const BYTES: usize = 256 << 10;
-/// A card that has more goes on after this part of a second.
-const RESUMES_A_SECOND: u64 = 20_000;
 /// Key of the first card's soft timer; the others' are below, and above VMs'. [`crate::watch`] has that above.
 const TIMERS: u64 = u64::MAX - 1;
 
@@ -209,11 +207,9 @@ impl Nic {
 
     /// Goes on soon: others get to run in between.
     fn resume_later(&self) {
-        let Some(own) = self.own.upgrade() else {
-            return;
-        };
-        let deadline = hw::now().saturating_add(hw::frequency() / RESUMES_A_SECOND);
-        cpu::get(hw::cpu_index()).arm(self.timer, deadline, Alarm::Call(own));
+        if let Some(own) = self.own.upgrade() {
+            cpu::get(hw::cpu_index()).arm_soon(self.timer, Alarm::Call(own));
+        }
     }
 
     /// Forwards what has been received. True if there is more than is done in one go.
