@@ -305,20 +305,25 @@ fn read_bundle(machine: &Machine, reserved: Reserved) -> Manager {
 /// One CPU's life.
 fn cpu_loop(me: usize) -> ! {
     let this = cpu::get(me);
+    let mut slept = false;
     loop {
         interrupts::poll(me);
         this.run_timers();
+        if core::mem::take(&mut slept) {
+            // Only now: whom these have woken came here, and not to another CPU that sleeps.
+            cpu::SCHEDULER.leave_idle(me);
+        }
         if me == 0 {
             service::turn();
         }
-        let task = cpu::SCHEDULER.pick(me, hw::now()).or_else(|| sleep(me));
-        if let Some(task) = task {
-            vm::run::run(me, task);
+        match cpu::SCHEDULER.pick(me, hw::now()).or_else(|| sleep(me)) {
+            Some(task) => vm::run::run(me, task),
+            None => slept = true,
         }
     }
 }
 
-/// Sleeps until there is an interrupt, unless there is work: a vCPU, if it answers one.
+/// Sleeps until there is an interrupt, unless there is work: a vCPU, if it answers one. Counts as idle afterwards.
 fn sleep(me: usize) -> Option<VcpuRef> {
     if me == 0 && service::has_work() {
         return None;
@@ -332,9 +337,5 @@ fn sleep(me: usize) -> Option<VcpuRef> {
     hw::wait_for_interrupt();
     this.asleep_since.store(0, Ordering::Relaxed);
     cpu::count(&this.idle_ticks, hw::now().wrapping_sub(start));
-    // While it still counts as asleep: whom this wakes comes back here, and not to another that sleeps.
-    interrupts::poll(me);
-    this.run_timers();
-    cpu::SCHEDULER.leave_idle(me);
     None
 }
