@@ -12,8 +12,8 @@
 //!   more than [`Tuning::credit`] behind: who sleeps saves up no more than that. Nor is it more than
 //!   [`Tuning::debt`] ahead.
 //! - One that comes to wait preempts who has the CPU if it is more than [`Tuning::granularity`] behind it.
-//! - Where other CPUs have just begun to run a group of tasks, one of that group goes first here, if it is no
-//!   more than [`Tuning::patience`] ahead of the furthest behind.
+//! - Where other CPUs have just begun to run a group of tasks, one of that group goes first here, unless it has had
+//!   more than [`Tuning::patience`] beyond the furthest behind.
 
 use super::cpus::CpuSet;
 use abi::MAX_CPUS;
@@ -38,7 +38,7 @@ const fn scaled(ticks: u64, pace: u64) -> u64 {
     ((ticks as u128 * pace as u128) >> PACE_SHIFT) as u64
 }
 
-/// Bounds, in ticks of virtual time.
+/// Bounds, in ticks of virtual time but for the last.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
     /// How far behind the CPU's clock a task may come.
@@ -47,7 +47,8 @@ pub struct Tuning {
     pub debt: u64,
     /// By how much more than the newcomer the running task must have had for it to be preempted.
     pub granularity: u64,
-    /// By how much more than the furthest behind one may have had that goes before it for its group's sake.
+    /// How long, in ticks on a CPU of its own, one may have had more than the furthest behind and go before it for its
+    /// group's sake.
     pub patience: u64,
 }
 
@@ -238,15 +239,18 @@ impl<T> FairQueue<T> {
     ) -> Option<usize> {
         let head = self.entries.last()?.claim.vtime;
         let least = current.map_or(head, |c| c.vtime.min(head));
-        let limit = least.saturating_add(tuning.patience);
-        let follows = |vtime: u64, group| vtime <= limit && companions.contains(group);
-        let follower = self
-            .entries
-            .iter()
-            .rposition(|e| follows(e.claim.vtime, e.claim.group));
-        let stays = current.is_some_and(|c| match follower.and_then(|at| self.entries.get(at)) {
-            Some(e) => c.vtime <= e.claim.vtime && follows(c.vtime, c.group),
-            None => c.vtime <= head || follows(c.vtime, c.group),
+        let follows = |vtime: u64, weight, group| {
+            vtime.saturating_sub(least) <= scaled(tuning.patience, pace(weight))
+                && companions.contains(group)
+        };
+        let waits = |e: &Entry<T>| follows(e.claim.vtime, e.claim.weight, e.claim.group);
+        let follower = self.entries.iter().rposition(waits);
+        let stays = current.is_some_and(|c| {
+            let follows = follows(c.vtime, c.weight, c.group);
+            match follower.and_then(|at| self.entries.get(at)) {
+                Some(e) => follows && c.vtime <= e.claim.vtime,
+                None => follows || c.vtime <= head,
+            }
         });
         (!stays).then(|| follower.unwrap_or(self.entries.len() - 1))
     }

@@ -17,7 +17,7 @@ const SHORT_SLICE: u64 = 4;
 /// How many are many.
 const MANY: u64 = 4;
 
-/// [`Queue::pressure`]: who has the CPU is to give way. Below it: how many wait.
+/// [`Queue::pressure`]: who has the CPU is to give way, or has. Below it: how many wait.
 const PREEMPT: u32 = 1 << 31;
 
 struct Queue<T> {
@@ -178,7 +178,8 @@ impl<T> Scheduler<T> {
         // CPUs that may take a task from there.
         let mut helpers = CpuSet::NONE;
         let (first, preempt) = self.queue(target).with(|fair| {
-            if arrival == Arrival::Yielded && target == home {
+            let yields = arrival == Arrival::Yielded && target == home;
+            if yields {
                 claim.vtime = fair.behind_next(claim.vtime);
             }
             let first = fair.is_empty();
@@ -187,7 +188,7 @@ impl<T> Scheduler<T> {
                 // Not only the newcomer's: who waits already, for this CPU to wake, may have to give way to it.
                 helpers = fair.affinities();
             }
-            let pressure = if preempt {
+            let pressure = if preempt || yields {
                 Pressure::Preempt
             } else {
                 Pressure::Keep
@@ -235,8 +236,10 @@ impl<T> Scheduler<T> {
         let target = if there < level {
             // The other would be the less busy one without it: time to take turns.
             Some(best)
-        } else {
+        } else if arrival == Arrival::Displaced {
             self.part(claim, allowed, home, level)
+        } else {
+            None
         };
         let Some(target) = target else { return home };
         for queue in [own, self.queue(target)] {
@@ -245,13 +248,16 @@ impl<T> Scheduler<T> {
         target
     }
 
-    /// A CPU with no more than this load and less of the task's group than `home`, to which another is to go
-    /// from there in turn.
+    /// A CPU of no more than this load with less of the task's group than `home`, where one waits that may come from
+    /// there in turn.
     fn part(&self, claim: &Claim, allowed: CpuSet, home: usize, level: u64) -> Option<usize> {
-        let own = |cpu: usize| self.queue(cpu).fair.lock().load_of(claim.group);
-        let here = own(home);
-        let fits =
-            |&cpu: &usize| self.queue(cpu).load.load(Ordering::Relaxed) <= level && own(cpu) < here;
+        let here = self.queue(home).fair.lock().load_of(claim.group);
+        let fits = |&cpu: &usize| {
+            let fair = self.queue(cpu).fair.lock();
+            fair.load() <= level
+                && fair.load_of(claim.group) < here
+                && fair.affinities().contains(home)
+        };
         (here != 0).then(|| allowed.iter().find(fits)).flatten()
     }
 
@@ -274,24 +280,26 @@ impl<T> Scheduler<T> {
     pub fn pick(&self, cpu: usize, now: u64) -> Option<T> {
         let own = self.queue(cpu);
         own.with(|fair| {
-            let bounds = || (self.companions(cpu, now), self.tuning());
-            let task = fair.pop(bounds, now);
+            let task = fair.pop(|| self.bounds(cpu, now), now);
             own.choose(fair, now);
             (task, Pressure::None)
         })
         .or_else(|| self.steal(cpu, now))
     }
 
-    /// Groups that other CPUs have begun to run within the last half slice.
-    fn companions(&self, cpu: usize, now: u64) -> Companions {
-        let recent = SLICE / 2 * self.millisecond.load(Ordering::Relaxed);
+    /// What bounds the next choice for `cpu`, and groups that others have begun to run within the last half slice: none
+    /// where who has the CPU gives way to one that preempts it, or yields.
+    fn bounds(&self, cpu: usize, now: u64) -> (Companions, Tuning) {
         let mut companions = Companions::default();
-        for (n, queue) in self.queues.iter().enumerate() {
-            if n != cpu && now.saturating_sub(queue.chosen.load(Ordering::Relaxed)) < recent {
-                companions.add(queue.group.load(Ordering::Relaxed));
+        if !self.pressure(cpu).1 {
+            let recent = SHORT_SLICE / 2 * self.millisecond.load(Ordering::Relaxed);
+            for (n, queue) in self.queues.iter().enumerate() {
+                if n != cpu && now.saturating_sub(queue.chosen.load(Ordering::Relaxed)) < recent {
+                    companions.add(queue.group.load(Ordering::Relaxed));
+                }
             }
         }
-        companions
+        (companions, self.tuning())
     }
 
     fn steal(&self, cpu: usize, now: u64) -> Option<T> {
@@ -321,7 +329,7 @@ impl<T> Scheduler<T> {
     /// Charges the task that has `cpu` for its time up to `now`. True if it is the next one still. By that CPU.
     pub fn stays_first(&self, cpu: usize, now: u64) -> bool {
         let own = self.queue(cpu);
-        let (companions, tuning) = (self.companions(cpu, now), self.tuning());
+        let (companions, tuning) = self.bounds(cpu, now);
         own.with(|fair| {
             fair.charge(now);
             let stays = fair.stays(&companions, &tuning);
@@ -338,7 +346,7 @@ impl<T> Scheduler<T> {
         self.queue(cpu).with(|fair| {
             let vtime = fair.charge(now);
             fair.leave();
-            (vtime, Pressure::None)
+            (vtime, Pressure::Keep)
         })
     }
 

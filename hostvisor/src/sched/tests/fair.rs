@@ -153,7 +153,7 @@ fn who_belongs_to_those_on_other_cpus_goes_first_within_patience() {
             "{groups:?}"
         );
     }
-    // Not left for one of its group that is ahead of it, nor for anybody while its group runs elsewhere.
+    // It is not left, while its group runs elsewhere, until it is ahead by more than that.
     let mut queue = queue();
     pop(&mut queue, 0);
     queue.charge(patience * 2);
@@ -162,6 +162,30 @@ fn who_belongs_to_those_on_other_cpus_goes_first_within_patience() {
     queue.charge(patience * 2 + 1);
     assert!(!queue.stays(&begun(&[1]), &TUNING));
     assert_eq!((queue.load_of(1), queue.load_of(4)), (100, 0));
+}
+
+/// Patience is time on a CPU, which is as long for all: twice and a tenth of it, in virtual time, at these weights.
+#[test]
+fn patience_goes_by_weight() {
+    for (weight, most) in [(50, TUNING.patience * 2), (1000, TUNING.patience / 10)] {
+        for (vtime, next) in [(most * 99 / 100, 2), (most + 1, 1)] {
+            let mut queue = FairQueue::new();
+            for (group, vtime) in [(1, 0), (2, vtime)] {
+                let claim = Claim {
+                    group,
+                    ..claim(vtime, weight)
+                };
+                queue.push(group, claim, None, 0, &TUNING);
+            }
+            let mut companions = Companions::default();
+            companions.add(2);
+            assert_eq!(
+                queue.pop(|| (companions, TUNING), 0),
+                Some(next),
+                "{weight}"
+            );
+        }
+    }
 }
 
 proptest! {
@@ -179,12 +203,18 @@ proptest! {
             match action {
                 0 | 1 => {
                     let foreign = (action == 1).then_some(vtime / 2);
-                    queue.push(weight, claim(vtime, weight), foreign, now, &TUNING);
+                    let claim = Claim {
+                        group: pause % 4,
+                        ..claim(vtime, weight)
+                    };
+                    queue.push(weight, claim, foreign, now, &TUNING);
                     waiting += u64::from(weight);
                 }
                 2 => {
                     running = 0;
-                    if let Some(weight) = pop(&mut queue, now) {
+                    let mut companions = Companions::default();
+                    companions.add(vtime % 4);
+                    if let Some(weight) = queue.pop(|| (companions, TUNING), now) {
                         running = u64::from(weight);
                         waiting -= running;
                     }

@@ -10,7 +10,7 @@ use std::vec::Vec;
 const MS: u64 = 62_500;
 /// The simulation goes on by so many at once.
 const STEP: u64 = MS / 20;
-/// Longest slice, and shortest.
+/// Longest slice.
 const SLICE: u64 = 10 * MS;
 
 /// What a task does with the CPU.
@@ -245,7 +245,13 @@ fn together(
 ) -> u64 {
     let task = |index| (100, CpuSet::ALL, habit(index));
     let tasks: Vec<_> = (0..size * groups).map(task).collect();
-    let mut machine = Machine::grouped(size, &tasks, group);
+    together_of(&tasks, size, group)
+}
+
+/// As [`together`], of these tasks.
+fn together_of(tasks: &[(u32, CpuSet, Habit)], size: usize, group: impl Fn(usize) -> usize) -> u64 {
+    let groups = tasks.len() / size;
+    let mut machine = Machine::grouped(size, tasks, group);
     machine.run(1000 * MS);
     let (mut some, mut all) = (0, 0);
     for _ in 0..4000 * MS / STEP {
@@ -308,10 +314,11 @@ proptest! {
         }
         let all: u64 = tasks.iter().map(|t| u64::from(t.0)).sum();
         for task in &machine.tasks {
-            // Its own slice, paid back by all others; a slice of each; and what sleepers have saved up.
+            // Its own slice, paid back by all others; two slices of each, and one for its group's sake; and what
+            // sleepers have saved up.
             let weight = u64::from(task.weight);
             let others = tasks.len() as u64;
-            let bound = SLICE * all / weight + others * 2 * SLICE + 5 * MS * all / 100 + MS;
+            let bound = SLICE * all / weight + others * 3 * SLICE + 5 * MS * all / 100 + MS;
             prop_assert!(
                 task.longest_wait <= bound,
                 "weight {weight} of {all} waited {} ms", task.longest_wait / MS
@@ -415,6 +422,118 @@ fn pairs_that_sleep_now_and_then_find_together_again() {
         };
         let share = together(2, groups, |index| index / 2, habit);
         assert!(share >= 75, "{groups} of 2: {share} %");
+    }
+}
+
+/// Nor do weights keep them from it, that are the same for all or not.
+#[test]
+fn pairs_of_any_weight_take_turns() {
+    for weights in [[10, 10], [1000, 1000], [10, 30], [1000, 300]] {
+        let tasks = |index: usize| (weights[index / 2], CpuSet::ALL, Habit::Spin);
+        let share = together_of(&std::array::from_fn::<_, 4, _>(tasks), 2, |index| index / 2);
+        assert!(share >= 90, "{weights:?}: {share} %");
+    }
+}
+
+/// Siblings that wait for one CPU are not parted at the cost of those pinned to the other, who cannot come in turn.
+#[test]
+fn siblings_stay_where_those_on_the_other_cpu_are_pinned() {
+    let pinned = (100, CpuSet::one(1), Habit::Spin);
+    let free = (100, CpuSet::ALL, Habit::Spin);
+    let mut machine = Machine::grouped(2, &[free, pinned, free, pinned], |index| index % 2);
+    machine.run(4000 * MS);
+    let ran: Vec<u64> = machine.tasks.iter().map(|t| t.ran / MS).collect();
+    assert!(ran.iter().all(|&ms| ms >= 1980), "{ran:?}");
+}
+
+/// Two CPUs, of which the second has just begun to run a task of group 1, and one of group 1 on the first, where one
+/// of group 2 waits that is 6 ms behind it.
+fn one_that_is_preempted() -> Scheduler<&'static str> {
+    let sched = Scheduler::new();
+    sched.set_millisecond(MS);
+    (0..2).for_each(|cpu| sched.add_cpu(cpu));
+    let claim = |group, vtime, cpu| Claim {
+        vtime,
+        weight: 100,
+        affinity: CpuSet::one(cpu),
+        group,
+    };
+    let queue = |task, claim, cpu| {
+        let _ = sched.enqueue(task, claim, cpu, Arrival::Woken, 0);
+    };
+    queue("its sibling", claim(1, 6 * MS, 1), 1);
+    queue("has the CPU", claim(1, 6 * MS, 0), 0);
+    assert_eq!(sched.pick(0, 0), Some("has the CPU"));
+    assert_eq!(sched.pick(1, 0), Some("its sibling"));
+    queue("is behind", claim(2, 0, 0), 0);
+    assert!(sched.pressure(0).1);
+    sched
+}
+
+/// Whoever gives way to one that preempts it is not chosen again for its group's sake.
+#[test]
+fn who_preempts_gets_the_cpu_whoever_else_is_of_the_group() {
+    let sched = one_that_is_preempted();
+    assert!(!sched.stays_first(0, MS / 10));
+    let claim = Claim {
+        vtime: sched.retire(0, MS / 10),
+        weight: 100,
+        affinity: CpuSet::one(0),
+        group: 1,
+    };
+    let _ = sched.enqueue("has the CPU", claim, 0, Arrival::Displaced, MS / 10);
+    assert_eq!(sched.pick(0, MS / 10), Some("is behind"));
+    // Without pressure it would be.
+    let claim = Claim {
+        vtime: sched.retire(0, MS / 5),
+        group: 2,
+        ..claim
+    };
+    let _ = sched.enqueue("is behind", claim, 0, Arrival::Displaced, MS / 5);
+    assert_eq!(sched.pick(0, MS / 5), Some("has the CPU"));
+}
+
+/// Whoever yields is behind the next one, though its sibling has a CPU.
+#[test]
+fn who_yields_lets_another_go_first_whoever_else_is_of_the_group() {
+    let sched = one_that_is_preempted();
+    let now = MS / 10;
+    let mut running = ["is behind", "has the CPU"];
+    for group in [1, 2, 1, 2] {
+        let claim = Claim {
+            vtime: sched.retire(0, now),
+            weight: 100,
+            affinity: CpuSet::one(0),
+            group,
+        };
+        running.swap(0, 1);
+        let _ = sched.enqueue(running[0], claim, 0, Arrival::Yielded, now);
+        assert_eq!(sched.pick(0, now), Some(running[1]));
+    }
+}
+
+/// Slices of all CPUs end at multiples of 4 or 8 ms, and are neither short nor long.
+#[test]
+fn slices_end_together() {
+    for (waiting, length) in [(1, 8 * MS), (3, 8 * MS), (4, 4 * MS), (40, 4 * MS)] {
+        let sched = Scheduler::new();
+        sched.set_millisecond(MS);
+        sched.add_cpu(0);
+        assert_eq!(sched.slice(0, 0), None);
+        let claim = Claim {
+            vtime: 0,
+            weight: 100,
+            affinity: CpuSet::ALL,
+            group: 0,
+        };
+        for task in 0..waiting {
+            let _ = sched.enqueue(task, claim, 0, Arrival::Woken, 0);
+        }
+        for now in (0..20 * MS).step_by(997) {
+            let ticks = sched.slice(0, now).unwrap();
+            assert_eq!((now + ticks) % length, 0);
+            assert!((length / 4..=length / 4 * 5).contains(&ticks), "{ticks}");
+        }
     }
 }
 
