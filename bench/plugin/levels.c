@@ -44,7 +44,7 @@
 
 QEMU_PLUGIN_EXPORT int qemu_plugin_version = QEMU_PLUGIN_VERSION;
 
-enum { MAX_CONTEXTS = 64, MAX_BLOCKS = 1 << 18 };
+enum { MAX_CONTEXTS = 128, MAX_BLOCKS = 1 << 18 };
 
 /* What is counted in each context. */
 enum { INSTRUCTIONS, ERETS, SYSREGS, TLBIS, BARRIERS, KINDS };

@@ -1,6 +1,6 @@
 //! Interrupts of one vCPU: its own SGI, its timer, waking up.
 
-use super::meter::{Meter, ROUNDS};
+use super::meter::{Meter, ROUNDS, WINDOWS};
 use crate::cpu::{self, write_reg};
 use crate::gic::{self, count};
 use crate::platform;
@@ -46,7 +46,7 @@ pub(super) fn wake(meter: &Meter) -> Verdict {
     let timer = Timer::Virtual;
     // Long enough for every hypervisor to be idle by then.
     let sleep = crate::timer::ticks(1) / 4;
-    meter.latencies(ROUNDS, || {
+    meter.latencies(WINDOWS, ROUNDS, || {
         let before = count(0, timer.intid());
         let deadline = timer.count() + sleep;
         timer.arm(deadline);

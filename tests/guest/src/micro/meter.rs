@@ -6,7 +6,7 @@ use crate::console::println;
 use crate::timer::now;
 
 /// Windows an operation is measured in. The least counts: an interrupt of the host's adds to a window now and then.
-const WINDOWS: u64 = 5;
+pub(super) const WINDOWS: u64 = 5;
 /// Rounds in a window.
 pub(super) const ROUNDS: u64 = 1000;
 
@@ -57,8 +57,8 @@ impl Meter {
     }
 
     /// The sum of what the operation answers: for one that begins in the middle of the round, or waits in it.
-    pub(super) fn latencies(&self, rounds: u64, mut operation: impl FnMut() -> u64) {
-        self.measure(WINDOWS, rounds, || (0..rounds).map(|_| operation()).sum());
+    pub(super) fn latencies(&self, windows: u64, rounds: u64, mut operation: impl FnMut() -> u64) {
+        self.measure(windows, rounds, || (0..rounds).map(|_| operation()).sum());
     }
 
     /// Says that this machine does not have the operation.

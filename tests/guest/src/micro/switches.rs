@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::exits::use_fp;
 use super::interrupts::SGI;
-use super::meter::{Meter, ROUNDS};
+use super::meter::{Meter, ROUNDS, WINDOWS};
 use crate::cpu::{self, instruction};
 use crate::gic::{self, count};
 use crate::timer::{now, ticks, wait_for};
@@ -110,7 +110,7 @@ fn interrupt_partner() -> u64 {
 
 /// An SGI to a vCPU that runs on another CPU.
 pub(super) fn ipi_running(meter: &Meter) -> Verdict {
-    with_partner(spin, || meter.latencies(ROUNDS, interrupt_partner))
+    with_partner(spin, || meter.latencies(WINDOWS, ROUNDS, interrupt_partner))
 }
 
 /// An SGI to a vCPU that sleeps, whose CPU is idle.
@@ -119,7 +119,7 @@ pub(super) fn ipi_blocked(meter: &Meter) -> Verdict {
     // as the operation's.
     let idle = ticks(1) / 40;
     with_partner(sleep, || {
-        meter.latencies(ROUNDS, || {
+        meter.latencies(WINDOWS, ROUNDS, || {
             let latency = interrupt_partner();
             let end = now() + idle;
             while now() < end {
