@@ -9,8 +9,8 @@ use crate::{cpu, gic};
 
 /// Bytes of the block.
 const BLOCK: u32 = 4096;
-/// Windows, and requests in each. A request takes a host's time, whose ticks cost it thousands of instructions: the least
-/// of many short windows is one without.
+/// Windows, and requests in each. A request takes the time of a host, which has other things to do meanwhile: the median
+/// of many short windows counts.
 const WINDOWS: u64 = 100;
 const ROUNDS: u64 = 10;
 

@@ -5,10 +5,11 @@ use core::arch::asm;
 use crate::console::println;
 use crate::timer::now;
 
-/// Windows an operation is measured in. The least counts: an interrupt of the host's adds to a window now and then.
-pub(super) const WINDOWS: u64 = 5;
+/// Windows an operation is measured in. The least counts: an interrupt of the host's adds to a window now and then, so
+/// they are short.
+pub(super) const WINDOWS: u64 = 20;
 /// Rounds in a window.
-pub(super) const ROUNDS: u64 = 1000;
+pub(super) const ROUNDS: u64 = 250;
 
 /// Measures one operation and prints its line:
 /// `MICRO ID NAME rounds=ROUNDS windows=WINDOWS least=TICKS most=TICKS`, the ticks those of a window.

@@ -94,7 +94,11 @@ impl Job<'_> {
             true => {
                 let file = self.file("levels");
                 let text = fs::read_to_string(&file).map_err(|e| about(&file, &e))?;
-                plugin_lines(&text, self.contender == Contender::Native)?
+                let typical = |id| {
+                    let name = lines.get(&id).map(|(name, _)| name);
+                    (OPERATIONS.iter()).any(|o| o.typical && name.is_some_and(|n| n == o.name))
+                };
+                plugin_lines(&text, self.contender == Contender::Native, typical)?
             }
             false => BTreeMap::new(),
         };

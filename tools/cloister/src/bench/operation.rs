@@ -12,6 +12,8 @@ pub(super) struct Operation {
     pub(super) native: bool,
     /// What counts as its cost.
     pub(super) cost: Cost,
+    /// Whether what else a host does is part of it: the median window counts, not the least.
+    pub(super) typical: bool,
     /// Whether the guest's clock tells how long it took to reach the other end, not what it cost.
     pub(super) latency: bool,
     /// Whether it is a fault that Cloister's VMs never take: all their memory is mapped when they start.
@@ -36,6 +38,7 @@ const fn operation(name: &'static str, title: &'static str, native: bool) -> Ope
         cpus: 1,
         native,
         cost: Cost::GuestToGuest,
+        typical: false,
         latency: false,
         fault: false,
         huge_pages: false,
@@ -82,6 +85,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
     ),
     Operation {
         cost: Cost::Hypervisor,
+        typical: true,
         ..operation(
             "blk-read",
             "virtio-blk read of 4 KB, with its interrupt",
@@ -90,6 +94,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
     },
     Operation {
         cost: Cost::Hypervisor,
+        typical: true,
         ..operation("blk-write", "the same, a write", false)
     },
     operation("switch", "switch to another vCPU of the CPU", false),

@@ -104,7 +104,10 @@ mod tests {
         assert_eq!((EXIT, REGISTER), (40, 16));
         // Instructions, exception returns, registers: the host's way back to EL0 is no exit.
         let lines = "WINDOW 1 1 1 el2 100 2 7 0 0\nWINDOW 1 1 1 host.el1 50 3 1 9 9\nWINDOW 1 1 1 vm1.el1 4 0 0 0 0\n";
-        let split = plugin_lines(lines, false).unwrap().remove(&1).unwrap();
+        let split = plugin_lines(lines, false, |_| false)
+            .unwrap()
+            .remove(&1)
+            .unwrap();
         assert_eq!(of_split(&split), 154 + 2 * 40 + 8 * 16);
     }
 }

@@ -157,7 +157,7 @@ impl Job<'_> {
     pub(super) fn run(&self, prepared: &Prepared) -> Result<Outcome, String> {
         let log = self.file("log");
         let (ended, console, counts) = self.boot(prepared)?;
-        let mut windows = plugin_lines(&counts, self.contender == Contender::Native)?;
+        let mut windows = plugin_lines(&counts, self.contender == Contender::Native, |_| false)?;
         let mut runs = BTreeMap::new();
         for (number, workload) in (1..).zip(self.workloads) {
             let mut run = || {

@@ -176,7 +176,10 @@ pub(super) mod tests {
             operations: 1000,
             unit: "messages".to_owned(),
             ticks: 1,
-            split: plugin_lines(&lines, false).unwrap().remove(&1).unwrap(),
+            split: plugin_lines(&lines, false, |_| false)
+                .unwrap()
+                .remove(&1)
+                .unwrap(),
             says: Vec::new(),
         }
     }
