@@ -310,7 +310,7 @@ fn cpu_loop(me: usize) -> ! {
         interrupts::poll(me);
         this.run_timers();
         if core::mem::take(&mut slept) {
-            // Only now: whom these have woken came here, and not to another CPU that sleeps.
+            // Only now: whom these have woken and was here last came here, and not to another CPU that sleeps.
             cpu::SCHEDULER.leave_idle(me);
         }
         if me == 0 {
@@ -323,7 +323,8 @@ fn cpu_loop(me: usize) -> ! {
     }
 }
 
-/// Sleeps until there is an interrupt, unless there is work: a vCPU, if it answers one. Counts as idle afterwards.
+/// Sleeps until there is an interrupt, unless there is work: a vCPU, if it answers one. Whoever has slept counts as idle
+/// still.
 fn sleep(me: usize) -> Option<VcpuRef> {
     if me == 0 && service::has_work() {
         return None;

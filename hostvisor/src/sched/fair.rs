@@ -53,13 +53,13 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// For a clock of so many ticks a millisecond. The debt is what a slice of 10 ms costs at the least
-    /// weight.
+    /// For a clock of so many ticks a millisecond. The debt is what patience and a slice of 10 ms, with a millisecond of
+    /// grace, cost at the least weight.
     #[must_use]
     pub const fn new(millisecond: u64) -> Self {
         Self {
             credit: 5 * millisecond,
-            debt: 1000 * millisecond,
+            debt: 1900 * millisecond,
             granularity: millisecond,
             patience: 8 * millisecond,
         }

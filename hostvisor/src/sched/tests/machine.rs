@@ -314,11 +314,11 @@ proptest! {
         }
         let all: u64 = tasks.iter().map(|t| u64::from(t.0)).sum();
         for task in &machine.tasks {
-            // Its own slice, paid back by all others; two slices of each, and one for its group's sake; and what
-            // sleepers have saved up.
+            // Its own slice, and what it had before for its group's sake, paid back by all others; two slices of each,
+            // and one for its group's sake; and what sleepers have saved up.
             let weight = u64::from(task.weight);
             let others = tasks.len() as u64;
-            let bound = SLICE * all / weight + others * 3 * SLICE + 5 * MS * all / 100 + MS;
+            let bound = 2 * SLICE * all / weight + others * 3 * SLICE + 5 * MS * all / 100 + MS;
             prop_assert!(
                 task.longest_wait <= bound,
                 "weight {weight} of {all} waited {} ms", task.longest_wait / MS

@@ -9,8 +9,8 @@ use crate::{cpu, gic};
 
 /// Bytes of the block.
 const BLOCK: u32 = 4096;
-/// Windows, and requests in each. A request takes the time of a host, which has other things to do meanwhile: the median
-/// of many short windows counts.
+/// Windows, and requests in each. A request takes the time of a host, which has other things to do meanwhile: in the
+/// plugin's figure the median of many short windows counts.
 const WINDOWS: u64 = 100;
 const ROUNDS: u64 = 10;
 

@@ -59,7 +59,7 @@ pub(super) struct Sample {
     pub(super) least_ticks: u64,
     /// Counter ticks of the one that had most.
     pub(super) most_ticks: u64,
-    /// Where the window with the fewest instructions spent them, if the plugin was there.
+    /// Where the window that counts spent them (see [`plugin_lines`]), if the plugin was there.
     pub(super) split: Option<Split>,
 }
 
