@@ -76,7 +76,7 @@ fn spin(_: usize) {
 fn ping_pong(meter: &Meter, fp: bool) -> Verdict {
     FP.store(fp, Ordering::SeqCst);
     with_partner(answer, || {
-        meter.windows(5, 500, 2, || {
+        meter.windows(WINDOWS, 125, 2, || {
             let seen = count(0, SGI);
             gic::send(platform::mpidr(1), SGI);
             cpu::sleep_until(|| count(0, SGI) != seen);

@@ -15,8 +15,8 @@ pub(super) struct Done {
 pub(super) fn read(console: &str, workload: &str, vms: u32) -> Result<Done, String> {
     let mut all: Vec<Done> = Vec::new();
     let mut says = Vec::new();
-    // A guest's line may follow the name that its console is shown under.
-    let lines = (console.lines()).filter_map(|line| Some(line.split_once("BENCH ")?.1.trim()));
+    // A guest's line may follow the name that its console is shown under, or cut another guest's off.
+    let lines = (console.lines()).filter_map(|line| Some(line.rsplit_once("BENCH ")?.1.trim()));
     for line in lines {
         let of = |kind: &str| {
             line.strip_prefix(kind)?
@@ -80,6 +80,8 @@ mod tests {
         );
         let two = read(&[CONSOLE, CONSOLE].concat(), "hackbench", 2).unwrap();
         assert_eq!((two.operations, two.ticks), (240_000, 812_345_678));
+        let cut = CONSOLE.replace("BENCH done", "BENCH says hackbenBENCH done");
+        assert_eq!(read(&cut, "hackbench", 1).unwrap().operations, 120_000);
     }
 
     #[test]
