@@ -12,7 +12,7 @@ pub(super) struct Operation {
     pub(super) native: bool,
     /// What counts as its cost.
     pub(super) cost: Cost,
-    /// Whether what else a host does is part of it: in the plugin's figure the median window counts,
+    /// Whether what else a host does, or how its scheduler stands, is part of it: in the plugin's figure the median window counts,
     /// not the least.
     pub(super) typical: bool,
     /// Whether the guest's clock tells how long it took to reach the other end, not what it cost.
@@ -98,8 +98,14 @@ pub(super) static OPERATIONS: &[Operation] = &[
         typical: true,
         ..operation("blk-write", "the same, a write", false)
     },
-    operation("switch", "switch to another vCPU of the CPU", false),
-    operation("switch-fp", "the same, both use FP", false),
+    Operation {
+        typical: true,
+        ..operation("switch", "switch to another vCPU of the CPU", false)
+    },
+    Operation {
+        typical: true,
+        ..operation("switch-fp", "the same, both use FP", false)
+    },
     Operation {
         cpus: 2,
         latency: true,
