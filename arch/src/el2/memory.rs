@@ -83,14 +83,15 @@ impl Memory for El2Memory {
     fn zero(&self, frame: Pfn) {
         let (start, size) = (self.address(frame), self.zero_block);
         if size == self.cache_line {
-            let mut line = start;
-            while line < start + PAGE_SIZE {
+            // RAM does not end where addresses do.
+            let (mut line, end) = (start, start.wrapping_add(PAGE_SIZE));
+            while line < end {
                 // SAFETY: as below, and as in `clean`: both in one pass. Of one line, they keep their order (Arm ARM,
                 // "Ordering and completion of data and instruction cache instructions").
                 unsafe {
                     asm!("dc zva, {0}", "dc civac, {0}", in(reg) line, options(nostack, preserves_flags));
                 }
-                line += size;
+                line = line.wrapping_add(size);
             }
             // SAFETY: a barrier has no other effect.
             unsafe { asm!("dsb ish", options(nostack, preserves_flags)) };
