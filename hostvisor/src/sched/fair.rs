@@ -108,17 +108,18 @@ struct Entry<T> {
 
 /// The one that has the CPU.
 struct Current {
-    vtime: u64,
-    /// Up to when `vtime` counts.
+    claim: Claim,
+    /// Up to when the claim's `vtime` counts.
     since: u64,
-    weight: u32,
-    group: u64,
 }
 
 impl Current {
     fn vtime_at(&self, now: u64) -> u64 {
         let ticks = now.saturating_sub(self.since);
-        self.vtime.saturating_add(scaled(ticks, pace(self.weight)))
+        let claim = &self.claim;
+        claim
+            .vtime
+            .saturating_add(scaled(ticks, pace(claim.weight)))
     }
 }
 
@@ -238,19 +239,16 @@ impl<T> FairQueue<T> {
         tuning: &Tuning,
     ) -> Option<usize> {
         let head = self.entries.last()?.claim.vtime;
+        let current = current.map(|c| &c.claim);
         let least = current.map_or(head, |c| c.vtime.min(head));
-        let follows = |vtime: u64, weight, group| {
-            vtime.saturating_sub(least) <= scaled(tuning.patience, pace(weight))
-                && companions.contains(group)
+        let follows = |c: &Claim| {
+            c.vtime.saturating_sub(least) <= scaled(tuning.patience, pace(c.weight))
+                && companions.contains(c.group)
         };
-        let waits = |e: &Entry<T>| follows(e.claim.vtime, e.claim.weight, e.claim.group);
-        let follower = self.entries.iter().rposition(waits);
-        let stays = current.is_some_and(|c| {
-            let follows = follows(c.vtime, c.weight, c.group);
-            match follower.and_then(|at| self.entries.get(at)) {
-                Some(e) => follows && c.vtime <= e.claim.vtime,
-                None => follows || c.vtime <= head,
-            }
+        let follower = self.entries.iter().rposition(|e| follows(&e.claim));
+        let stays = current.is_some_and(|c| match follower.and_then(|at| self.entries.get(at)) {
+            Some(e) => follows(c) && c.vtime <= e.claim.vtime,
+            None => follows(c) || c.vtime <= head,
         });
         (!stays).then(|| follower.unwrap_or(self.entries.len() - 1))
     }
@@ -265,16 +263,16 @@ impl<T> FairQueue<T> {
     /// The group of the task that has the CPU.
     #[must_use]
     pub fn group(&self) -> Option<u64> {
-        self.current.as_ref().map(|c| c.group)
+        self.current.as_ref().map(|c| c.claim.group)
     }
 
     /// Weights of those of `group` that wait or have the CPU, together.
     #[must_use]
     pub fn load_of(&self, group: u64) -> u64 {
-        let waiting = self.entries.iter().map(|e| (e.claim.group, e.claim.weight));
-        let current = self.current.iter().map(|c| (c.group, c.weight));
-        let own = waiting.chain(current).filter(|&(other, _)| other == group);
-        own.map(|(_, weight)| u64::from(weight)).sum()
+        let waiting = self.entries.iter().map(|e| &e.claim);
+        let all = waiting.chain(self.current.iter().map(|c| &c.claim));
+        let own = all.filter(|claim| claim.group == group);
+        own.map(|claim| u64::from(claim.weight)).sum()
     }
 
     /// Charges the task that has the CPU for its time up to `now`; its virtual time.
@@ -283,7 +281,7 @@ impl<T> FairQueue<T> {
             return self.clock;
         };
         let vtime = current.vtime_at(now);
-        current.vtime = vtime;
+        current.claim.vtime = vtime;
         current.since = now;
         self.tick(now);
         vtime
@@ -292,7 +290,7 @@ impl<T> FairQueue<T> {
     /// The task that has the CPU leaves it. Charge it first.
     pub fn leave(&mut self) {
         if let Some(current) = self.current.take() {
-            self.load = self.load.saturating_sub(u64::from(current.weight));
+            self.load = self.load.saturating_sub(u64::from(current.claim.weight));
         }
     }
 
@@ -306,17 +304,12 @@ impl<T> FairQueue<T> {
         } else {
             self.entries.pop()?
         };
-        self.give(&claim, now);
+        self.give(claim, now);
         Some(task)
     }
 
-    fn give(&mut self, claim: &Claim, now: u64) {
-        self.current = Some(Current {
-            vtime: claim.vtime,
-            since: now,
-            weight: claim.weight,
-            group: claim.group,
-        });
+    fn give(&mut self, claim: Claim, now: u64) {
+        self.current = Some(Current { claim, since: now });
         self.tick(now);
     }
 
@@ -343,6 +336,6 @@ impl<T> FairQueue<T> {
         let vtime = self.translate(claim.vtime, clock, tuning);
         self.leave();
         self.load = self.load.saturating_add(u64::from(claim.weight));
-        self.give(&Claim { vtime, ..claim }, now);
+        self.give(Claim { vtime, ..claim }, now);
     }
 }

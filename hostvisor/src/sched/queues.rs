@@ -287,8 +287,8 @@ impl<T> Scheduler<T> {
         .or_else(|| self.steal(cpu, now))
     }
 
-    /// What bounds the next choice for `cpu`, and groups that others have begun to run within the last half short slice: none
-    /// where who has the CPU gives way to one that preempts it, or yields.
+    /// What bounds the next choice for `cpu`, and groups that others have begun to run within the last half short
+    /// slice: none where who has the CPU gives way to one that preempts it, or yields.
     fn bounds(&self, cpu: usize, now: u64) -> (Companions, Tuning) {
         let mut companions = Companions::default();
         if !self.pressure(cpu).1 {

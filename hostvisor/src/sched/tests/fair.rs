@@ -15,9 +15,16 @@ fn claim(vtime: u64, weight: u32) -> Claim {
     }
 }
 
+/// Other CPUs have begun these.
+fn begun(groups: &[u64]) -> Companions {
+    let mut companions = Companions::default();
+    groups.iter().for_each(|&group| companions.add(group));
+    companions
+}
+
 /// Gives the CPU to who is next while no other CPU has begun anything.
 fn pop<T>(queue: &mut FairQueue<T>, now: u64) -> Option<T> {
-    queue.pop(|| (Companions::default(), TUNING), now)
+    queue.pop(|| (begun(&[]), TUNING), now)
 }
 
 #[test]
@@ -128,11 +135,6 @@ fn who_belongs_to_those_on_other_cpus_goes_first_within_patience() {
         }
         queue
     };
-    let begun = |groups: &[u64]| {
-        let mut companions = Companions::default();
-        groups.iter().for_each(|&group| companions.add(group));
-        companions
-    };
     for (groups, next) in [
         (&[][..], 1),
         (&[2], 2),
@@ -177,13 +179,8 @@ fn patience_goes_by_weight() {
                 };
                 queue.push(group, claim, None, 0, &TUNING);
             }
-            let mut companions = Companions::default();
-            companions.add(2);
-            assert_eq!(
-                queue.pop(|| (companions, TUNING), 0),
-                Some(next),
-                "{weight}"
-            );
+            let popped = queue.pop(|| (begun(&[2]), TUNING), 0);
+            assert_eq!(popped, Some(next), "{weight}");
         }
     }
 }
@@ -212,9 +209,7 @@ proptest! {
                 }
                 2 => {
                     running = 0;
-                    let mut companions = Companions::default();
-                    companions.add(vtime % 4);
-                    if let Some(weight) = queue.pop(|| (companions, TUNING), now) {
+                    if let Some(weight) = queue.pop(|| (begun(&[vtime % 4]), TUNING), now) {
                         running = u64::from(weight);
                         waiting -= running;
                     }

@@ -21,6 +21,24 @@ enum Habit {
     Sleep(u64, u64),
 }
 
+/// The queues of a machine with so many CPUs.
+fn sched<T>(cpus: usize) -> Scheduler<T> {
+    let sched = Scheduler::new();
+    sched.set_millisecond(MS);
+    (0..cpus).for_each(|cpu| sched.add_cpu(cpu));
+    sched
+}
+
+/// Of ordinary weight.
+fn claim(vtime: u64, affinity: CpuSet, group: u64) -> Claim {
+    Claim {
+        vtime,
+        weight: 100,
+        affinity,
+        group,
+    }
+}
+
 struct Task {
     group: u64,
     weight: u32,
@@ -65,9 +83,6 @@ impl Machine {
         tasks: &[(u32, CpuSet, Habit)],
         group: impl Fn(usize) -> usize,
     ) -> Self {
-        let sched = Scheduler::new();
-        sched.set_millisecond(MS);
-        (0..cpus).for_each(|cpu| sched.add_cpu(cpu));
         let task = |(index, &(weight, affinity, habit))| Task {
             group: group(index) as u64,
             weight,
@@ -85,7 +100,7 @@ impl Machine {
             longest_wait: 0,
         };
         let mut machine = Self {
-            sched,
+            sched: sched(cpus),
             cpus: std::vec![Cpu::default(); cpus],
             tasks: tasks.iter().enumerate().map(task).collect(),
             // Later than the first turn may be taken.
@@ -449,23 +464,16 @@ fn siblings_stay_where_those_on_the_other_cpu_are_pinned() {
 /// Two CPUs, of which the second has just begun to run a task of group 1, and one of group 1 on the first, where one
 /// of group 2 waits that is 6 ms behind it.
 fn one_that_is_preempted() -> Scheduler<&'static str> {
-    let sched = Scheduler::new();
-    sched.set_millisecond(MS);
-    (0..2).for_each(|cpu| sched.add_cpu(cpu));
-    let claim = |group, vtime, cpu| Claim {
-        vtime,
-        weight: 100,
-        affinity: CpuSet::one(cpu),
-        group,
-    };
-    let queue = |task, claim, cpu| {
+    let sched = sched(2);
+    let queue = |task, group, vtime, cpu| {
+        let claim = claim(vtime, CpuSet::one(cpu), group);
         let _ = sched.enqueue(task, claim, cpu, Arrival::Woken, 0);
     };
-    queue("its sibling", claim(1, 6 * MS, 1), 1);
-    queue("has the CPU", claim(1, 6 * MS, 0), 0);
+    queue("its sibling", 1, 6 * MS, 1);
+    queue("has the CPU", 1, 6 * MS, 0);
     assert_eq!(sched.pick(0, 0), Some("has the CPU"));
     assert_eq!(sched.pick(1, 0), Some("its sibling"));
-    queue("is behind", claim(2, 0, 0), 0);
+    queue("is behind", 2, 0, 0);
     assert!(sched.pressure(0).1);
     sched
 }
@@ -475,21 +483,13 @@ fn one_that_is_preempted() -> Scheduler<&'static str> {
 fn who_preempts_gets_the_cpu_whoever_else_is_of_the_group() {
     let sched = one_that_is_preempted();
     assert!(!sched.stays_first(0, MS / 10));
-    let claim = Claim {
-        vtime: sched.retire(0, MS / 10),
-        weight: 100,
-        affinity: CpuSet::one(0),
-        group: 1,
-    };
-    let _ = sched.enqueue("has the CPU", claim, 0, Arrival::Displaced, MS / 10);
+    let retired = |group, now| claim(sched.retire(0, now), CpuSet::one(0), group);
+    let first = retired(1, MS / 10);
+    let _ = sched.enqueue("has the CPU", first, 0, Arrival::Displaced, MS / 10);
     assert_eq!(sched.pick(0, MS / 10), Some("is behind"));
     // Without pressure it would be.
-    let claim = Claim {
-        vtime: sched.retire(0, MS / 5),
-        group: 2,
-        ..claim
-    };
-    let _ = sched.enqueue("is behind", claim, 0, Arrival::Displaced, MS / 5);
+    let second = retired(2, MS / 5);
+    let _ = sched.enqueue("is behind", second, 0, Arrival::Displaced, MS / 5);
     assert_eq!(sched.pick(0, MS / 5), Some("has the CPU"));
 }
 
@@ -500,12 +500,7 @@ fn who_yields_lets_another_go_first_whoever_else_is_of_the_group() {
     let now = MS / 10;
     let mut running = ["is behind", "has the CPU"];
     for group in [1, 2, 1, 2] {
-        let claim = Claim {
-            vtime: sched.retire(0, now),
-            weight: 100,
-            affinity: CpuSet::one(0),
-            group,
-        };
+        let claim = claim(sched.retire(0, now), CpuSet::one(0), group);
         running.swap(0, 1);
         let _ = sched.enqueue(running[0], claim, 0, Arrival::Yielded, now);
         assert_eq!(sched.pick(0, now), Some(running[1]));
@@ -516,18 +511,10 @@ fn who_yields_lets_another_go_first_whoever_else_is_of_the_group() {
 #[test]
 fn slices_end_together() {
     for (waiting, length) in [(1, 8 * MS), (3, 8 * MS), (4, 4 * MS), (40, 4 * MS)] {
-        let sched = Scheduler::new();
-        sched.set_millisecond(MS);
-        sched.add_cpu(0);
+        let sched = sched(1);
         assert_eq!(sched.slice(0, 0), None);
-        let claim = Claim {
-            vtime: 0,
-            weight: 100,
-            affinity: CpuSet::ALL,
-            group: 0,
-        };
         for task in 0..waiting {
-            let _ = sched.enqueue(task, claim, 0, Arrival::Woken, 0);
+            let _ = sched.enqueue(task, claim(0, CpuSet::ALL, 0), 0, Arrival::Woken, 0);
         }
         for now in (0..20 * MS).step_by(997) {
             let ticks = sched.slice(0, now).unwrap();
@@ -549,22 +536,14 @@ fn as_many_as_cpus_never_move() {
 /// further behind comes. The first is for the other CPU, which sleeps too.
 #[test]
 fn who_gives_way_to_a_pinned_one_gets_another_cpu() {
-    let sched = Scheduler::new();
-    sched.set_millisecond(MS);
+    let sched = sched(2);
     for cpu in 0..2 {
-        sched.add_cpu(cpu);
         assert_eq!(sched.enter_idle(cpu, 0), None);
     }
-    let claim = |vtime, affinity| Claim {
-        vtime,
-        weight: 100,
-        affinity,
-        group: 0,
-    };
-    let anywhere = claim(MS, CpuSet::ALL);
+    let anywhere = claim(MS, CpuSet::ALL, 0);
     let placed = sched.enqueue("anywhere", anywhere, 0, Arrival::Woken, 0);
     assert_eq!(placed, Placed::Notify(0));
-    let pinned = claim(0, CpuSet::one(0));
+    let pinned = claim(0, CpuSet::one(0), 0);
     // CPU 0 has its notice.
     let placed = sched.enqueue("pinned", pinned, 0, Arrival::Woken, 0);
     assert_eq!(placed, Placed::Notify(1));
