@@ -95,8 +95,9 @@ impl Job<'_> {
                 let file = self.file("levels");
                 let text = fs::read_to_string(&file).map_err(|e| about(&file, &e))?;
                 let typical = |id| {
-                    let name = lines.get(&id).map(|(name, _)| name);
-                    (OPERATIONS.iter()).any(|o| o.typical && name.is_some_and(|n| n == o.name))
+                    lines.get(&id).is_some_and(|(name, _)| {
+                        OPERATIONS.iter().any(|o| o.typical && o.name == name)
+                    })
                 };
                 plugin_lines(&text, self.contender == Contender::Native, typical)?
             }

@@ -12,8 +12,8 @@ pub(super) struct Operation {
     pub(super) native: bool,
     /// What counts as its cost.
     pub(super) cost: Cost,
-    /// Whether what else a host does, or how its scheduler stands, is part of it: in the plugin's figure the median window counts,
-    /// not the least.
+    /// Whether what else a host does, or how its scheduler stands, is part of it: in the plugin's figure the median
+    /// window counts, not the least.
     pub(super) typical: bool,
     /// Whether the guest's clock tells how long it took to reach the other end, not what it cost.
     pub(super) latency: bool,
