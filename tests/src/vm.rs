@@ -25,6 +25,9 @@ pub struct VmSpec {
     tables: String,
 }
 
+/// Asks for a virtio entropy device.
+const ENTROPY: &str = "entropy = true\n";
+
 impl VmSpec {
     fn new(name: &str, kernel: PathBuf) -> Self {
         Self {
@@ -69,6 +72,7 @@ impl VmSpec {
         Self {
             flat: true,
             append: format!("test={tests}"),
+            more: ENTROPY.to_owned(),
             ..Self::new(name, Artifact::TestGuest.path())
         }
     }
@@ -139,6 +143,13 @@ impl VmSpec {
     #[must_use]
     pub fn disk(self, path: &Path) -> Self {
         self.disk_table(&format!("image = \"{}\"", path.display()))
+    }
+
+    /// A virtio entropy device, which a protected VM has only if it asks for it.
+    #[must_use]
+    pub fn entropy(mut self) -> Self {
+        self.more.push_str(ENTROPY);
+        self
     }
 
     /// A virtio console beside the PL011.

@@ -80,6 +80,7 @@ fn virtio_keeper(disk: &str) -> VmSpec {
     let image = self::disk(disk);
     let lines = format!("image = \"{}\"\nread-only = true", image.display());
     keeper(Artifact::KernelPkvm, "entropy,network,io:10.0.2.2,")
+        .entropy()
         .disk_table(&lines)
         .net("lan", "uplink = true")
 }

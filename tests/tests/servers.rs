@@ -29,7 +29,7 @@ const PROTECTED: Place = Place {
     cpu: "max",
     gic: 2,
     kernel: Artifact::KernelPkvm,
-    shape: |vm| vm,
+    shape: VmSpec::entropy,
 };
 
 impl Place {

@@ -120,7 +120,12 @@ fn eight_servers_answer_every_second_while_another_vm_reboots() {
 #[ignore = "make soak"]
 fn so_do_protected_servers_with_a_gicv2() {
     let machine = Machine::new().cpu("max").gic(2);
-    soak(machine, "soak-protected", Artifact::KernelPkvm, |vm| vm);
+    soak(
+        machine,
+        "soak-protected",
+        Artifact::KernelPkvm,
+        VmSpec::entropy,
+    );
 }
 
 #[test]

@@ -168,6 +168,7 @@ fn parse(path: &Path, text: &str) -> Result<VmFile> {
     let start = |offset| line_of(text, offset);
     let disks = devices::disks(keys.disk, folder, start).map_err(refuse)?;
     let nets = devices::nets(keys.net, start).map_err(refuse)?;
+    let protected = keys.protected.unwrap_or(true);
     Ok(VmFile {
         origin: Origin::File {
             path: path.to_owned(),
@@ -183,7 +184,7 @@ fn parse(path: &Path, text: &str) -> Result<VmFile> {
         vcpus: keys.vcpus.into_inner(),
         memory: keys.memory.into_inner(),
         append: keys.append.map(Spanned::into_inner).unwrap_or_default(),
-        protected: keys.protected.unwrap_or(true),
+        protected,
         autostart: keys.autostart.unwrap_or(true),
         on_reboot: match keys.on_reboot {
             None | Some(OnRebootKey::Restart) => OnReboot::Restart,
@@ -191,7 +192,8 @@ fn parse(path: &Path, text: &str) -> Result<VmFile> {
         },
         weight: keys.weight.map_or(DEFAULT_WEIGHT, Spanned::into_inner),
         affinity,
-        entropy: keys.entropy.unwrap_or(true),
+        // A kernel that does not know to share memory may wait for an answer for ever.
+        entropy: keys.entropy.unwrap_or(!protected),
         console: match keys.console {
             None | Some(ConsoleKey::Pl011) => GuestConsole::Pl011,
             Some(ConsoleKey::Virtio) => GuestConsole::Virtio,

@@ -202,7 +202,7 @@ impl Job<'_> {
         let guest = fs::canonicalize(self.guest()).map_err(|e| about(&self.guest(), &e))?;
         let text = format!(
             "name = \"micro\"\nformat = \"flat\"\nkernel = {:?}\nvcpus = {}\nmemory = \"{GUEST_MEMORY}\"\n\
-             append = \"{}\"\nprotected = {}\non-reboot = \"stop\"\n\
+             append = \"{}\"\nprotected = {}\non-reboot = \"stop\"\nentropy = false\n\
              [[net]]\nswitch = \"bench\"\n[[net]]\nswitch = \"bench\"\n\
              [[disk]]\nserial = \"bench\"\n",
             guest.display().to_string(),

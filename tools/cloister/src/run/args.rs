@@ -221,7 +221,7 @@ impl GuestArgs {
             on_reboot: OnReboot::Restart,
             weight: DEFAULT_WEIGHT,
             affinity: None,
-            entropy: true,
+            entropy: false,
             console: GuestConsole::Pl011,
             disks: self.image.iter().map(disk).collect(),
             nets: self.uplink.then_some(net).into_iter().collect(),

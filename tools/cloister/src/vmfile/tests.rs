@@ -18,9 +18,21 @@ fn the_mandatory_keys_are_enough() {
     assert!(matches!(vm.format, Format::Linux));
     assert!(matches!(vm.on_reboot, OnReboot::Restart));
     assert_eq!(vm.origin.at("vcpus"), "dir/web.toml:3");
-    assert_eq!((vm.weight, vm.affinity, vm.entropy), (100, None, true));
+    assert_eq!((vm.weight, vm.affinity, vm.entropy), (100, None, false));
     assert!(matches!(vm.console, GuestConsole::Pl011));
     assert!(vm.disks.is_empty() && vm.nets.is_empty());
+}
+
+#[test]
+fn a_protected_vm_has_an_entropy_device_only_if_it_asks_for_one() {
+    let entropy = |lines: &str| {
+        let text = format!("{GOOD}{lines}");
+        parse(Path::new("dir/web.toml"), &text).unwrap().entropy
+    };
+    assert!(!entropy("protected = true\n"));
+    assert!(entropy("protected = true\nentropy = true\n"));
+    assert!(entropy("protected = false\n"));
+    assert!(!entropy("protected = false\nentropy = false\n"));
 }
 
 #[test]

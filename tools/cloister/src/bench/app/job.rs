@@ -308,7 +308,8 @@ impl Job<'_> {
             let _ = write!(
                 text,
                 "name = \"bench-{number}\"\nkernel = {:?}\ninitrd = {:?}\nvcpus = {}\nmemory = \"{}M\"\n\
-                 append = \"{}\"\nprotected = {}\non-reboot = \"stop\"\nautostart = {autostart}\n",
+                 append = \"{}\"\nprotected = {}\non-reboot = \"stop\"\nautostart = {autostart}\n\
+                 entropy = false\n",
                 kernel.display().to_string(),
                 initrd.display().to_string(),
                 self.setting.vcpus,
