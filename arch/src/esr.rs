@@ -57,9 +57,7 @@ pub struct DataAbort {
 pub enum Fault {
     /// Translation fault: the IPA maps nothing. HPFAR_EL2 is valid.
     Translation,
-    /// Permission fault: HPFAR_EL2 is valid for stage-2 faults of this kind only on a walk.
-    Permission,
-    /// Anything else: synchronous external abort, alignment, TLB conflict …
+    /// Anything else: permission, synchronous external abort, alignment, TLB conflict …
     Other,
 }
 
@@ -83,7 +81,7 @@ pub enum Exception {
     /// Data abort.
     DataAbort(DataAbort),
     /// Any other exception class.
-    Other(u8),
+    Other,
 }
 
 /// ESR.IL: the instruction was 32 bits long.
@@ -92,7 +90,6 @@ const IL: u64 = 1 << 25;
 const fn fault(iss: u64) -> Fault {
     match iss & 0x3c {
         0x04 => Fault::Translation,
-        0x0c => Fault::Permission,
         _ => Fault::Other,
     }
 }
@@ -140,7 +137,7 @@ pub const fn decode(esr: u64) -> Exception {
             on_walk: iss & (1 << 7) != 0,
             fault: fault(iss),
         }),
-        class => Exception::Other(class as u8),
+        _ => Exception::Other,
     }
 }
 
@@ -226,7 +223,7 @@ mod tests {
         };
         assert_eq!(
             (abort.access, abort.on_walk, abort.fault),
-            (None, true, Fault::Permission)
+            (None, true, Fault::Other)
         );
     }
 

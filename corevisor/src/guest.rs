@@ -72,7 +72,7 @@ pub fn run_until_exit<P: Machine, C: Cpu>(
                 slot.count(VcpuStat::CoreHypercall);
                 None
             }
-            Exception::Other(_) => undefined(cpu, slot, vcpu, length),
+            Exception::Other => undefined(cpu, slot, vcpu, length),
         };
         if let Some(exit) = exit {
             return exit;
