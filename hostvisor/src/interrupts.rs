@@ -69,6 +69,10 @@ pub fn poll(me: usize) {
             dispatch(HANDLERS.get().map_or(&[], Vec::as_slice), intid);
         }
         interrupt.end();
+        if intid == gic::vtimer() {
+            // It came before it had been made active, and is not active any more.
+            gic::vtimer_was_deactivated(me);
+        }
     }
 }
 

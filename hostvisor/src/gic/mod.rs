@@ -200,7 +200,8 @@ pub fn set_vtimer_active(cpu: usize, active: bool) {
     }
 }
 
-/// The guest's EOI has deactivated the virtual timer's interrupt on this CPU, in hardware.
+/// The virtual timer's interrupt on this CPU has been deactivated: by the guest's EOI in hardware, or by
+/// [`Acknowledged::end`].
 #[inline]
 pub fn vtimer_was_deactivated(cpu: usize) {
     if let Some(shadow) = VTIMER_ACTIVE.get(cpu) {

@@ -74,6 +74,8 @@ impl Running<'_> {
     fn interrupted(&mut self) -> Next {
         self.by_interrupt = true;
         interrupts::poll(self.me);
+        // The virtual timer's own may have come before it was active, and has been ended: it would come again for ever.
+        self.refresh |= self.local.lines & page::TIMER_VIRTUAL != 0;
         self.this.run_timers();
         if self.me == 0 && service::has_work() {
             return Next::Leave(Leave::GiveWay);
