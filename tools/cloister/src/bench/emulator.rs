@@ -30,7 +30,7 @@ const DISK: [&str; 6] = [
 /// The KVM host's command line; what it leaves out (messages, self-tests, random addresses) makes it quicker to
 /// boot and the same each time. Without halt polling a host does not fill time with waiting.
 pub(super) const HOST_APPEND: &str =
-    "console=ttyAMA0 loglevel=4 nokaslr cryptomgr.notests norandmaps kvm.halt_poll_ns=0";
+    "console=ttyAMA0 loglevel=4 panic=-1 nokaslr cryptomgr.notests norandmaps kvm.halt_poll_ns=0";
 
 /// Where everything is.
 #[derive(Args, Clone, Debug)]

@@ -31,6 +31,11 @@ pub(crate) struct ImageArgs {
     #[arg(long, value_name = "NAME")]
     package: Vec<String>,
 
+    /// Files and folders of packages that the guest does not have: a pattern of tar's, such as usr/share/doc; may be
+    /// repeated
+    #[arg(long, value_name = "PATTERN")]
+    leave_out: Vec<String>,
+
     /// A file or folder of the workstation that the guest has, too; may be repeated
     #[arg(long, value_name = "FROM:TO")]
     copy: Vec<String>,
@@ -106,7 +111,9 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
 
     let folder = tempfile::tempdir().map_err(|e| Error::file(&std::env::temp_dir(), &e))?;
     let root = Root::new(folder.path())?;
-    files.iter().try_for_each(|file| root.unpack(file))?;
+    files
+        .iter()
+        .try_for_each(|file| root.unpack(file, &args.leave_out))?;
     root.finish(&services)?;
     for (from, to) in &copies {
         root.copy(from, to)?;

@@ -70,8 +70,8 @@ impl Root {
         Ok(root)
     }
 
-    /// Unpacks a package, without its installation scripts.
-    pub(super) fn unpack(&self, package: &Path) -> Result<()> {
+    /// Unpacks a package, without its installation scripts and what matches one of the patterns `leave_out`.
+    pub(super) fn unpack(&self, package: &Path, leave_out: &[String]) -> Result<()> {
         let io = |e: std::io::Error| Error::file(package, &e);
         let mut from = program::command("dpkg-deb")
             .arg("--fsys-tarfile")
@@ -82,6 +82,8 @@ impl Root {
         let mut tar = program::command("tar");
         tar.args(["-x", "--keep-directory-symlink", "--no-same-owner", "-C"]);
         tar.arg(&self.0);
+        // In one word each: none is taken for an option.
+        tar.args(leave_out.iter().map(|name| format!("--exclude={name}")));
         if let Some(stdout) = from.stdout.take() {
             tar.stdin(stdout);
         }
@@ -231,5 +233,41 @@ mod tests {
         }
         let init = fs::metadata(folder.path().join("sbin/init")).unwrap();
         assert_eq!(init.permissions().mode() & 0o777, 0o755);
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_package_is_not_unpacked() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tree, package) = (folder.path().join("tree"), folder.path().join("p.deb"));
+        for (name, text) in [
+            (
+                "DEBIAN/control",
+                "Package: p\nVersion: 1\nArchitecture: all\nMaintainer: p\nDescription: p\n",
+            ),
+            ("usr/lib/aarch64-linux-gnu/gconv/BIG5.so", ""),
+            ("usr/lib/aarch64-linux-gnu/libc.so.6", ""),
+            ("usr/share/doc/p/copyright", ""),
+            ("usr/share/docs", ""),
+        ] {
+            let path = tree.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let mut build = program::command("dpkg-deb");
+        build
+            .args(["--root-owner-group", "--build"])
+            .arg(&tree)
+            .arg(&package);
+        program::output(&mut build).unwrap();
+        let root = folder.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let root = Root::new(&root).unwrap();
+        let patterns = ["usr/lib/*/gconv", "usr/share/doc", "--checkpoint-action=x"];
+        root.unpack(&package, &patterns.map(str::to_owned)).unwrap();
+        let has = |name: &str| root.0.join(name).exists();
+        assert!(has("lib/aarch64-linux-gnu/libc.so.6") && has("usr/share/docs"));
+        assert!(!has("lib/aarch64-linux-gnu/gconv") && !has("usr/share/doc"));
+        root.unpack(&package, &[]).unwrap();
+        assert!(has("lib/aarch64-linux-gnu/gconv/BIG5.so") && has("usr/share/doc/p/copyright"));
     }
 }

@@ -30,7 +30,7 @@ const COME_UP_PER_VM: u32 = 3;
 /// What the machine's clock shows at power-on ([`emulator`] sets it), in seconds since 1970: 2026-01-01.
 const CLOCK: u32 = 1_767_225_600;
 /// The guest kernel's command line: what makes runs differ, or costs the same everywhere and hides the rest.
-const GUEST_APPEND: &str = "console=ttyAMA0 loglevel=4 nokaslr kpti=off norandmaps \
+const GUEST_APPEND: &str = "console=ttyAMA0 loglevel=4 panic=-1 nokaslr kpti=off norandmaps \
                             randomize_kstack_offset=off cryptomgr.notests rdinit=/bench/init";
 
 /// One run.
@@ -238,8 +238,9 @@ impl Job<'_> {
         match (names.is_empty(), self.setting.vms) {
             (true, _) => format!("{GUEST_APPEND} bench.linger={LINGER}"),
             (false, 1) => format!("{GUEST_APPEND} bench.run={}", names.join(",")),
+            // A tmpfs takes half of the memory at most, and what an image unpacks to is more than half of 256 MB.
             (false, vms) => format!(
-                "{GUEST_APPEND} bench.run={} bench.vms={vms} bench.clock={CLOCK} bench.every={}",
+                "{GUEST_APPEND} rootfstype=ramfs bench.run={} bench.vms={vms} bench.clock={CLOCK} bench.every={}",
                 names.join(","),
                 COME_UP + vms * COME_UP_PER_VM
             ),
