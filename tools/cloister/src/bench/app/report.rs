@@ -198,6 +198,13 @@ fn repeatability(text: &mut String, all: &[AppResults]) {
             contender.title()
         ),
     };
+    let once = all
+        .iter()
+        .filter(|r| r.contenders.iter().map(|c| c.runs.len()).max() == Some(1));
+    let once: Vec<String> = once.map(title).collect();
+    if !once.is_empty() && runs > Some(1) {
+        let _ = writeln!(text, "\nBut run only once: {}.", once.join("; "));
+    }
 }
 
 fn not_run(text: &mut String, all: &[AppResults]) {
@@ -304,6 +311,13 @@ mod tests {
             "- hackbench, 5 groups, 2 VMs, 256 MB: KVM VHE: build/bench/host.cpio is missing\n";
         assert!(text.contains(missing), "{text}");
         assert!(text.contains("2 runs of everything, which agree in every count"));
+        assert!(!text.contains("only once"));
+        let mut once = results();
+        once.setting.vms = 4;
+        once.contenders.iter_mut().for_each(|c| c.runs.truncate(1));
+        let text = markdown(&[results(), once]);
+        let named = "But run only once: hackbench, 5 groups, 4 VMs, 256 MB.\n";
+        assert!(text.contains(named), "{text}");
         assert!(commands(&[results()]).contains("2 VMs, 256 MB, KVM nVHE:\n\n    qemu -x\n"));
     }
 
