@@ -15,7 +15,7 @@ pub(super) struct Done {
 pub(super) fn read(console: &str, workload: &str, vms: u32) -> Result<Done, String> {
     let mut all: Vec<Done> = Vec::new();
     let mut says = Vec::new();
-    // A guest's line may follow the name that its console is shown under, or cut another guest's off.
+    // A guest's line may follow the name that its console is shown under, or cut another line off.
     let lines = (console.lines()).filter_map(|line| Some(line.rsplit_once("BENCH ")?.1.trim()));
     for line in lines {
         let of = |kind: &str| {
