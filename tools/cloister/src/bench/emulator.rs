@@ -55,6 +55,11 @@ impl Paths {
         self.build.join("guest/6.12/Image")
     }
 
+    /// A kernel that shares memory with its devices when the VM is protected.
+    pub(super) fn sharing_kernel(&self) -> PathBuf {
+        self.build.join("guest/pkvm/Image")
+    }
+
     /// Cloister.
     pub(super) fn payload(&self) -> Result<PathBuf, String> {
         present(self.build.join("cloister.img"), "make payload")

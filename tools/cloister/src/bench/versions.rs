@@ -53,6 +53,12 @@ pub(super) fn program(path: &Path) -> String {
     format!("{name} with SHA-256 {}", digest.unwrap_or("unknown"))
 }
 
+/// The kernel of guests that are on a network.
+pub(super) fn sharing_kernel(paths: &Paths) -> String {
+    let version = file(&paths.build.join("guest/pkvm/version"));
+    format!("guests' kernel: {version}")
+}
+
 /// Cloister's version, with the commit of its tree; "-dirty" if that has changes beside what a benchmark writes.
 pub(super) fn cloister() -> String {
     let git = |arguments: &[&str]| first_line(Path::new("git"), arguments);

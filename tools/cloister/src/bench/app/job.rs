@@ -29,6 +29,8 @@ const COME_UP: u32 = 10;
 const COME_UP_PER_VM: u32 = 3;
 /// What the machine's clock shows at power-on ([`emulator`] sets it), in seconds since 1970: 2026-01-01.
 const CLOCK: u32 = 1_767_225_600;
+/// The network of a server and its client: the first is .1.
+const NETWORK: &str = "10.9.0";
 /// The guest kernel's command line: what makes runs differ, or costs the same everywhere and hides the rest.
 const GUEST_APPEND: &str = "console=ttyAMA0 loglevel=4 panic=-1 nokaslr kpti=off norandmaps \
                             randomize_kstack_offset=off cryptomgr.notests rdinit=/bench/init";
@@ -98,7 +100,7 @@ impl Job<'_> {
             "{},out={},vms={}",
             plugin.display(),
             counts.display(),
-            self.setting.vms
+            self.clients()
         );
         let line = self.machine().arguments(Some(&plugin), images);
         let command = emulator::command_line(&self.paths.qemu, &line);
@@ -162,7 +164,7 @@ impl Job<'_> {
         for (number, workload) in (1..).zip(self.workloads) {
             let mut run = || {
                 // What ended before the machine was stopped is whole.
-                let done = console::read(&console, workload.name, self.setting.vms);
+                let done = console::read(&console, workload.name, self.clients());
                 let done = done.map_err(|why| match &ended {
                     Ok(()) => format!("{why} (console: {})", log.display()),
                     Err(ended) => ended.clone(),
@@ -233,10 +235,27 @@ impl Job<'_> {
         all
     }
 
-    fn append(&self) -> String {
+    /// Whether a server and its client are in a VM each.
+    fn pair(&self) -> bool {
+        self.workloads.iter().any(|w| w.pair)
+    }
+
+    /// How many guests set marks and say what they did.
+    fn clients(&self) -> u32 {
+        if self.pair() { 1 } else { self.setting.vms }
+    }
+
+    /// The command line of guest `number`.
+    fn append(&self, number: u32) -> String {
         let names: Vec<&str> = self.workloads.iter().map(|w| w.name).collect();
         match (names.is_empty(), self.setting.vms) {
             (true, _) => format!("{GUEST_APPEND} bench.linger={LINGER}"),
+            (false, _) if self.pair() => format!(
+                "{GUEST_APPEND} ip={NETWORK}.{number}:::255.255.255.0::eth0:off bench.run={} bench.role={} \
+                 bench.server={NETWORK}.1",
+                names.join(","),
+                if number == 1 { "server" } else { "client" }
+            ),
             (false, 1) => format!("{GUEST_APPEND} bench.run={}", names.join(",")),
             // A tmpfs takes half of the memory at most, and what an image unpacks to is more than half of 256 MB.
             (false, vms) => format!(
@@ -251,26 +270,33 @@ impl Job<'_> {
     fn images(&self, autostart: bool) -> Result<Images, String> {
         let kernel = present(self.paths.kernel(), "make guest")?;
         let initrd = self.guest()?;
+        let guests_kernel = match self.pair() {
+            true => present(self.paths.sharing_kernel(), "make guest-kernel")?,
+            false => kernel.clone(),
+        };
         match self.contender.kvm() {
             None if self.contender == Contender::Native => Ok(Images {
                 kernel,
                 initrd: Some(initrd),
-                append: format!("{} mem={}M", self.append(), self.setting.megabytes),
+                append: format!("{} mem={}M", self.append(1), self.setting.megabytes),
             }),
             None => Ok(Images {
                 kernel: self.paths.payload()?,
-                initrd: Some(self.bundle(&kernel, &initrd, autostart)?),
+                initrd: Some(self.bundle(&guests_kernel, &initrd, autostart)?),
                 append: match self.setting.vms {
                     1 => "exit-when-idle console=bench-1".to_owned(),
                     _ => "console=shell".to_owned(),
                 },
             }),
             Some((mode, _)) => Ok(Images {
-                initrd: Some(self.host(&kernel, &initrd)?),
+                initrd: Some(self.host(&guests_kernel, &initrd)?),
                 kernel,
                 append: format!(
-                    "{HOST_APPEND} {mode} bench.vcpus={} bench.vms={} bench.megabytes={}",
-                    self.setting.vcpus, self.setting.vms, self.setting.megabytes
+                    "{HOST_APPEND} {mode} bench.vcpus={} bench.vms={} bench.megabytes={}{}",
+                    self.setting.vcpus,
+                    self.setting.vms,
+                    self.setting.megabytes,
+                    if self.pair() { " bench.network=1" } else { "" }
                 ),
             }),
         }
@@ -315,9 +341,12 @@ impl Job<'_> {
                 initrd.display().to_string(),
                 self.setting.vcpus,
                 self.setting.megabytes,
-                self.append(),
+                self.append(number),
                 self.contender == Contender::Protected
             );
+            if self.pair() {
+                text.push_str("[[net]]\nswitch = \"bench\"\n");
+            }
             let description = self.file(&format!("{number}.toml"));
             fs::write(&description, text).map_err(|e| about(&description, &e))?;
             vms.push(vmfile::read(&description).map_err(|e| e.to_string())?);
@@ -335,12 +364,16 @@ impl Job<'_> {
         let mut bytes = read(&self.paths.host()?)?;
         // The kernel unpacks archives that follow each other.
         let mut archive = bundle::newc::Writer::new();
-        for (name, data) in [
-            ("guest-kernel", read(kernel)?),
-            ("guest-initrd", read(initrd)?),
-            ("guest-append", self.append().into_bytes()),
-        ] {
-            archive.file(name, &data).map_err(|e| e.to_string())?;
+        let mut files = vec![
+            ("guest-kernel".to_owned(), read(kernel)?),
+            ("guest-initrd".to_owned(), read(initrd)?),
+        ];
+        files.extend((1..=self.setting.vms).map(|number| {
+            let append = self.append(number).into_bytes();
+            (format!("guest-append-{number}"), append)
+        }));
+        for (name, data) in files {
+            archive.file(&name, &data).map_err(|e| e.to_string())?;
         }
         bytes.extend(archive.finish());
         let file = self.file("host.cpio");

@@ -49,6 +49,8 @@ pub(crate) enum Named {
     Memcached(AppArgs),
     /// iperf3, one stream
     Iperf3(AppArgs),
+    /// Apache, Redis, memcached and iperf3, each with its client in a second VM
+    Network(AppArgs),
     /// A server that speaks MongoDB's protocol, and YCSB's workload A: --mongod, --secantusd
     Mongodb(AppArgs),
     /// A VM's start: to its first instruction, and to its user space
@@ -59,17 +61,24 @@ impl Named {
     /// The workloads, and the options.
     fn parts(&self) -> (Vec<&'static str>, &AppArgs) {
         match self {
-            Self::Apps(args) => (WORKLOADS.iter().map(|w| w.name).collect(), args),
+            Self::Apps(args) => (names(false), args),
             Self::Hackbench(args) => (vec!["hackbench"], args),
             Self::Kernbench(args) => (vec!["kernbench"], args),
             Self::Apache(args) => (vec!["apache", "apache-tls"], args),
             Self::Redis(args) => (vec!["redis"], args),
             Self::Memcached(args) => (vec!["memcached"], args),
             Self::Iperf3(args) => (vec!["iperf3"], args),
+            Self::Network(args) => (names(true), args),
             Self::Mongodb(args) => (vec!["mongodb", "secantusdb"], args),
             Self::Start(args) => (Vec::new(), args),
         }
     }
+}
+
+/// The workloads in a guest of their own, or those whose client is in a second one.
+fn names(pair: bool) -> Vec<&'static str> {
+    let all = WORKLOADS.iter().filter(|w| w.pair == pair);
+    all.map(|w| w.name).collect()
 }
 
 /// Options of `cloister bench NAME`.
@@ -193,6 +202,10 @@ impl Boot {
             let program = workload.program.map(|name| args.program(name)).transpose();
             let missing = program.as_ref().err().cloned();
             let program = program.ok().flatten();
+            let mut setting = args.setting(workload.image(args.vms));
+            if workload.pair {
+                setting.vms = 2;
+            }
             let boot = boots.iter_mut().find(|boot| {
                 let image = boot.workloads.first().map(|first| first.image(args.vms));
                 missing.is_none()
@@ -206,7 +219,7 @@ impl Boot {
                 }
                 None => boots.push(Self {
                     workloads: vec![workload],
-                    setting: args.setting(workload.image(args.vms)),
+                    setting,
                     programs: program.into_iter().collect(),
                     missing,
                 }),
@@ -235,6 +248,9 @@ impl Boot {
             .iter()
             .find(|(name, _)| workload.program == Some(name));
         packages.extend(program.map(|(_, path)| versions::program(path)));
+        if workload.pair {
+            packages.push(versions::sharing_kernel(&args.common.paths));
+        }
         AppResults {
             workload: workload.name.to_owned(),
             setting: self.setting.clone(),
@@ -248,8 +264,9 @@ impl Boot {
 /// Every workload in one VM of one vCPU, then hackbench with more of either.
 pub(super) fn all(args: &AppArgs) -> Result<()> {
     let mut first = run(&Named::Start(args.clone()));
-    let result = run(&Named::Apps(args.clone()));
-    first = first.and(result);
+    for named in [Named::Apps(args.clone()), Named::Network(args.clone())] {
+        first = first.and(run(&named));
+    }
     for (vcpus, vms) in [(2, 1), (4, 1), (2, 2), (2, 4), (2, 8), (2, 16), (2, 32)] {
         let args = AppArgs {
             vcpus,
@@ -268,6 +285,11 @@ pub(super) fn run(named: &Named) -> Result<()> {
     let (names, args) = named.parts();
     if let Named::Start(args) = named {
         return start::run(args);
+    }
+    if matches!(named, Named::Network(_)) && args.vms != 1 {
+        return Err(Error::config(
+            "--vms: a server and its client are two VMs, always",
+        ));
     }
     let workloads: Vec<&Workload> = (names.iter())
         .filter_map(|name| workload::find(name))
@@ -452,8 +474,12 @@ mod tests {
         .map(names);
         assert_eq!(names("apps"), single.concat());
         let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/guest/workloads");
-        for name in names("apps") {
-            assert!(Path::new(scripts).join(name).is_file(), "{name}");
+        for workload in WORKLOADS {
+            assert!(
+                names("apps").contains(&workload.name) != names("network").contains(&workload.name)
+            );
+            let script = Path::new(scripts).join(workload.name);
+            assert!(script.is_file(), "{}", workload.name);
         }
     }
 

@@ -12,8 +12,14 @@ const INTRODUCTION: &str = "\
 The same kernel, initramfs and command line in every guest, with 512 MB and one vCPU where nothing else is said; *native* is\n\
 that kernel on the machine itself, held to as many CPUs and as much memory. Counted is what the whole machine executes between two marks that the guest sets, the\n\
 guest's own part included. What each workload does, and how it is scaled down from what papers run so that a run takes\n\
-a minute or so, stands in [bench/guest/workloads](guest/workloads). **Servers and clients are in one guest**, over its\n\
-loopback interface: nothing goes through a virtual network card.\n";
+a minute or so, stands in [bench/guest/workloads](guest/workloads). Where no second VM is mentioned, **servers and clients are in\n\
+one guest**, over its loopback interface: nothing goes through a virtual network card.\n";
+
+const PAIRS: &str = "\n### The client in a second VM\n\n\
+Server and client are a VM each, of 512 MB, and share as many CPUs as each has vCPUs. Cloister: virtio-net, and the hostvisor's\n\
+switch. KVM: virtio-net on virtio-mmio served by vhost-net, tap devices and a bridge. The guests' kernel is another one than in the\n\
+other tables, because a protected VM has to share memory with its network card: Debian's source with\n\
+[guest/pkvm.config](../guest/pkvm.config), which copies every frame into and out of memory that it shares, when it is protected.\n\n";
 
 const SEVERAL: &str = "\n### More vCPUs, more VMs\n\n\
 As many CPUs as a VM has vCPUs, which all VMs share. QEMU runs one CPU after the other in one thread, so a processor that waits\n\
@@ -27,8 +33,10 @@ pub(in crate::bench) fn markdown(all: &[AppResults]) -> String {
         text.push_str("\nNothing was measured.\n");
         return text;
     }
+    let (pairs, alone): (Vec<_>, Vec<_>) =
+        (all.iter()).partition(|r| workload::find(&r.workload).is_some_and(|w| w.pair));
     let (single, several): (Vec<_>, Vec<_>) =
-        (all.iter()).partition(|r| r.setting.vms == 1 && r.setting.vcpus == 1);
+        (alone.iter()).partition(|r| r.setting.vms == 1 && r.setting.vcpus == 1);
     text.push_str("\n### Operations for 10⁹ instructions of the machine\n\n");
     throughputs(&mut text, &single);
     text.push_str(
@@ -44,11 +52,13 @@ pub(in crate::bench) fn markdown(all: &[AppResults]) -> String {
          the contenders differ by chance:\nwhen its timer fires decides who runs next.\n\n",
     );
     hypervisors(&mut text, &single);
-    if !several.is_empty() {
-        text.push_str(SEVERAL);
-        throughputs(&mut text, &several);
-        text.push_str("\nInstructions at EL2 and of the host, for 1000 operations.\n\n");
-        hypervisors(&mut text, &several);
+    for (part, heading) in [(&pairs, PAIRS), (&several, SEVERAL)] {
+        if !part.is_empty() {
+            text.push_str(heading);
+            throughputs(&mut text, part);
+            text.push_str("\nInstructions at EL2 and of the host, for 1000 operations.\n\n");
+            hypervisors(&mut text, part);
+        }
     }
     measured(&mut text, all);
     repeatability(&mut text, all);
@@ -141,14 +151,16 @@ fn table(
 /// A workload's name, with VMs and vCPUs if there is more than one, and memory that is not as usual.
 fn title(results: &AppResults) -> String {
     let setting = &results.setting;
-    let mut title = match workload::find(&results.workload) {
-        Some(workload) => workload.title.to_owned(),
-        None => results.workload.clone(),
-    };
+    let workload = workload::find(&results.workload);
+    let mut title = workload
+        .map_or(results.workload.as_str(), |w| w.title)
+        .to_owned();
     if setting.vcpus > 1 {
         let _ = write!(title, ", {} vCPUs", setting.vcpus);
     }
-    if setting.vms > 1 {
+    if workload.is_some_and(|w| w.pair) {
+        title += ", client in a second VM";
+    } else if setting.vms > 1 {
         let _ = write!(title, ", {} VMs", setting.vms);
     }
     if setting.megabytes != 512 {
@@ -319,6 +331,11 @@ mod tests {
         let named = "But run only once: hackbench, 5 groups, 4 VMs, 256 MB.\n";
         assert!(text.contains(named), "{text}");
         assert!(commands(&[results()]).contains("2 VMs, 256 MB, KVM nVHE:\n\n    qemu -x\n"));
+        assert!(text.contains(SEVERAL) && !text.contains(PAIRS));
+        let mut pair = results();
+        pair.workload = "redis-net".to_owned();
+        let text = markdown(&[pair]);
+        assert!(text.contains(PAIRS) && !text.contains(SEVERAL), "{text}");
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(super) struct Workload {
     pub(super) packages: &'static [&'static str],
     /// Its program that no package has, and the user supplies: `/bench/NAME` in the guest.
     pub(super) program: Option<&'static str>,
+    /// Whether its server is in one VM and its client in a second one, on one virtual network.
+    pub(super) pair: bool,
 }
 
 const fn workload(
@@ -30,6 +32,19 @@ const fn workload(
         small,
         packages,
         program: None,
+        pair: false,
+    }
+}
+
+/// One whose client is in a second VM. All of them are in one image.
+const fn pair(
+    name: &'static str,
+    title: &'static str,
+    packages: &'static [&'static str],
+) -> Workload {
+    Workload {
+        pair: true,
+        ..workload(name, title, [APPS; 2], packages)
     }
 }
 
@@ -58,6 +73,9 @@ impl Workload {
 pub(super) const APPS: &str = "apps";
 
 const APACHE: &[&str] = &["apache2-bin", "apache2-utils"];
+const REDIS: &[&str] = &["redis-server", "redis-tools"];
+const MEMCACHED: &[&str] = &["memcached", "libmemcached-tools"];
+const IPERF3: &[&str] = &["iperf3"];
 
 /// In the order of the report.
 pub(super) static WORKLOADS: &[Workload] = &[
@@ -80,24 +98,14 @@ pub(super) static WORKLOADS: &[Workload] = &[
         [APPS, "apache"],
         APACHE,
     ),
-    workload(
-        "redis",
-        "Redis, redis-benchmark",
-        [APPS, "redis"],
-        &["redis-server", "redis-tools"],
-    ),
+    workload("redis", "Redis, redis-benchmark", [APPS, "redis"], REDIS),
     workload(
         "memcached",
         "memcached, memcslap",
         [APPS, "memcached"],
-        &["memcached", "libmemcached-tools"],
+        MEMCACHED,
     ),
-    workload(
-        "iperf3",
-        "iperf3, one stream",
-        [APPS, "iperf3"],
-        &["iperf3"],
-    ),
+    workload("iperf3", "iperf3, one stream", [APPS, "iperf3"], IPERF3),
     supplied("mongodb", "MongoDB, YCSB-A", "mongod"),
     // Never called MongoDB: see workloads/secantusdb.
     supplied(
@@ -105,6 +113,10 @@ pub(super) static WORKLOADS: &[Workload] = &[
         "MongoDB-protocol server on WiredTiger (SecantusDB), YCSB-A",
         "secantusd",
     ),
+    pair("apache-net", "Apache, ab, 41 KB", APACHE),
+    pair("redis-net", "Redis, redis-benchmark", REDIS),
+    pair("memcached-net", "memcached, memcslap", MEMCACHED),
+    pair("iperf3-net", "iperf3, one stream", IPERF3),
 ];
 
 /// The workload called `name`.
