@@ -21,6 +21,11 @@ for word in "$@"; do
     esac
 done
 echo "WINDOW 1 1 1 host.el1 GUEST 0 0 0 0" >"$out"
+for number in 2 3 4; do
+    echo "WINDOW $number $number 1 vm1.el1 GUEST 0 0 0 0" >>"$out"
+done
+echo "[0] kvm [1]: VHE mode initialized successfully"
+echo "BENCH done redis-net operations=6000 unit=requests ticks=900 status=0"
 echo "BENCH done hackbench operations=120000 unit=messages ticks=900 status=0"
 echo "BENCH done secantusdb operations=2000 unit=operations ticks=900 status=0"
 "#;
@@ -198,6 +203,46 @@ fn a_server_is_run_if_the_user_supplies_it_and_named_by_what_it_is() {
     assert_eq!(results["contenders"][0]["runs"][0]["operations"], 2000);
     let other = folder.results("mongodb");
     assert_eq!(other["contenders"][0]["runs"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn a_client_in_a_second_vm_finds_its_server_and_speaks_for_both() {
+    let folder = Folder::new();
+    folder.write("build/bench/host.cpio", "");
+    let network = ["network", "--against", "kvm-vhe"];
+    assert!(folder.bench(&network).status.success());
+    assert_eq!(folder.runs(), 0);
+    let kvm = |results: &Value| results["contenders"][2].clone();
+    assert_eq!(
+        kvm(&folder.results("redis-net-2vms"))["not_run"],
+        "build/guest/pkvm/Image is missing: run 'make guest-kernel'"
+    );
+    folder.write("build/guest/pkvm/Image", "");
+    assert!(folder.bench(&network).status.success());
+    assert_eq!(folder.runs(), 2);
+    let all = kvm(&folder.results("redis-net-2vms"));
+    assert_eq!(all["runs"][1]["operations"], 6000, "{all}");
+    let command = all["command"].as_str().unwrap();
+    assert!(command.contains("bench.vms=2 bench.megabytes=512 bench.network=1"));
+    let host = command
+        .split(' ')
+        .find(|word| word.ends_with(".host.cpio"))
+        .unwrap();
+    let host = folder.read(host);
+    for role in ["server", "client"] {
+        assert_eq!(host.matches(&format!("bench.role={role} ")).count(), 1);
+    }
+    assert_eq!(host.matches("bench.server=10.9.0.1").count(), 2);
+    // A client that said nothing has no figure.
+    let silent = kvm(&folder.results("iperf3-net-2vms"));
+    assert!(
+        silent["not_run"]
+            .as_str()
+            .unwrap()
+            .starts_with("0 of 1 guests finished")
+    );
+    let output = folder.bench(&["network", "--vms", "4"]);
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]
