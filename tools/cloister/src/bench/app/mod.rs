@@ -261,7 +261,7 @@ impl Boot {
     }
 }
 
-/// Every workload in one VM of one vCPU, then hackbench with more of either.
+/// Every workload in one VM of one vCPU, servers with their client in a second VM, then hackbench with more of either.
 pub(super) fn all(args: &AppArgs) -> Result<()> {
     let mut first = run(&Named::Start(args.clone()));
     for named in [Named::Apps(args.clone()), Named::Network(args.clone())] {
