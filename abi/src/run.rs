@@ -87,7 +87,7 @@ pub enum ExitReason {
     MmioRead = 2,
     /// `(ipa, size, value)`: MMIO write.
     MmioWrite = 3,
-    /// `(value)`: the guest wrote ICC_SGI1R_EL1.
+    /// `(value, groups)`: the guest wrote ICC_SGI1R_EL1 (groups 1), or ICC_SGI0R_EL1 or ICC_ASGI1R_EL1 (groups 0).
     Sgi = 4,
     /// `(vcpu)`: PSCI CPU_ON powered vCPU `vcpu` on: schedule it.
     CpuOn = 5,

@@ -151,10 +151,10 @@ fn system_register<P: Machine, C: Cpu>(
             let value = cpu.read_mdscr();
             vcpu.gp.write(access.rt, value);
         }
-        Action::Sgi => {
+        Action::Sgi(groups) => {
             exit = Some(Exit {
                 reason: ExitReason::Sgi,
-                args: [written, 0, 0],
+                args: [written, groups, 0],
             })
         }
         Action::PhysicalTimer(reg) if access.write => {

@@ -14,8 +14,8 @@ pub enum Action {
     Value(u64),
     /// MDSCR_EL1, held in the processor.
     Mdscr,
-    /// ICC_SGI1R_EL1: the hostvisor sends the interrupts.
-    Sgi,
+    /// ICC_SGI1R_EL1, or (0) what sends SGIs of group 0 alone: the hostvisor sends the interrupts.
+    Sgi(u64),
     /// The physical timer: which of its registers.
     PhysicalTimer(TimerReg),
     /// The guest takes an UNDEFINED exception.
@@ -57,10 +57,9 @@ pub fn decide(access: SysRegAccess, id_registers: &[u64; idregs::COUNT]) -> Acti
             .map_or(Action::Undefined, |&value| Action::Value(value)),
         // ACTLR_EL1: nothing of it concerns a guest.
         (3, 0, 1, 0, 1) => Action::Value(0),
-        // ICC_SGI1R_EL1 is write-only; ICC_ASGI1R_EL1 and ICC_SGI0R_EL1 send to groups that no
-        // interrupt of a guest is in.
-        (3, 0, 12, 11, 5) if access.write => Action::Sgi,
-        (3, 0, 12, 11, 6 | 7) if access.write => Action::Value(0),
+        // ICC_SGI1R_EL1; ICC_ASGI1R_EL1 and ICC_SGI0R_EL1. All are write-only.
+        (3, 0, 12, 11, 5) if access.write => Action::Sgi(1),
+        (3, 0, 12, 11, 6 | 7) if access.write => Action::Sgi(0),
         (3, 0, 12, 12, 5) => Action::Value(traps::ICC_SRE_EL1),
         (3, 3, 14, 2, 0) => Action::PhysicalTimer(TimerReg::Tval),
         (3, 3, 14, 2, 1) => Action::PhysicalTimer(TimerReg::Ctl),
@@ -158,9 +157,9 @@ mod tests {
         for ((op0, op1, crn, crm, op2), (read, write)) in [
             // ACTLR_EL1, ICC_SGI1R_EL1, ICC_ASGI1R_EL1, ICC_SGI0R_EL1, ICC_SRE_EL1.
             ((3, 0, 1, 0, 1), (ZERO, ZERO)),
-            ((3, 0, 12, 11, 5), (UNDEFINED, Action::Sgi)),
-            ((3, 0, 12, 11, 6), (UNDEFINED, ZERO)),
-            ((3, 0, 12, 11, 7), (UNDEFINED, ZERO)),
+            ((3, 0, 12, 11, 5), (UNDEFINED, Action::Sgi(1))),
+            ((3, 0, 12, 11, 6), (UNDEFINED, Action::Sgi(0))),
+            ((3, 0, 12, 11, 7), (UNDEFINED, Action::Sgi(0))),
             ((3, 0, 12, 12, 5), (Action::Value(7), Action::Value(7))),
             // CNTP_TVAL_EL0, CNTP_CTL_EL0, CNTP_CVAL_EL0.
             ((3, 3, 14, 2, 0), timer(TimerReg::Tval)),

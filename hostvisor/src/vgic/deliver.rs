@@ -44,9 +44,10 @@ impl Vgic {
         self.update(vcpu, index, flag) | self.kick_holders(vcpu, index, withdrawn)
     }
 
-    /// Sends the SGI that vCPU `from` asked for by writing `icc_sgi1r` to ICC_SGI1R_EL1. SGIs of
-    /// either group are sent, as KVM does. A GICv2 has no such register.
-    pub fn send_sgi(&mut self, from: usize, icc_sgi1r: u64) -> KickMask {
+    /// Sends the SGI that vCPU `from` asked for by writing `icc_sgi1r` to ICC_SGI1R_EL1: of either group, as KVM
+    /// does; or, if not `either`, to ICC_SGI0R_EL1 or ICC_ASGI1R_EL1, laid out alike: to those vCPUs that have it in
+    /// group 0 (IHI 0069, ICC_SGI0R_EL1, with GICD_CTLR.DS = 1). A GICv2 has no such registers.
+    pub fn send_sgi(&mut self, from: usize, icc_sgi1r: u64, either: bool) -> KickMask {
         if self.model == Model::V2 {
             return KickMask::NONE;
         }
@@ -65,7 +66,9 @@ impl Vgic {
         let flag = 1 << ((icc_sgi1r >> SGI1R_INTID_SHIFT) & 0xf);
         let mut kick = KickMask::NONE;
         for vcpu in bits(targets) {
-            if let Some(cpu) = self.cpus.get_mut(vcpu as usize) {
+            if let Some(cpu) = self.cpus.get_mut(vcpu as usize)
+                && (either || cpu.private.group1 & flag == 0)
+            {
                 cpu.private.latch |= flag;
                 kick |= self.update_private(vcpu as usize, flag);
             }

@@ -25,7 +25,7 @@ impl Running<'_> {
             Some(ExitReason::Irq) => return self.interrupted(),
             Some(ExitReason::Wfi) => return self.wait(),
             Some(ExitReason::Sgi) => {
-                self.with_vgic(|vgic, index| vgic.send_sgi(index, a));
+                self.with_vgic(|vgic, index| vgic.send_sgi(index, a, b != 0));
             }
             Some(ExitReason::Timer) => {
                 self.refresh = true;

@@ -57,6 +57,20 @@ pub(crate) fn mask() {
     instruction!("msr daifset, #0xf");
 }
 
+/// Keeps FIQs alone out, or lets them in.
+pub(crate) fn mask_fiq(on: bool) {
+    if on {
+        instruction!("msr daifset, #1");
+    } else {
+        instruction!("msr daifclr, #1");
+    }
+}
+
+/// ISR_EL1.F: an FIQ is pending.
+pub(crate) fn fiq_pending() -> bool {
+    read_reg!("isr_el1") >> 6 & 1 == 1
+}
+
 /// Orders everything before it.
 pub(crate) fn barrier() {
     instruction!("dsb sy\n isb");

@@ -487,6 +487,8 @@ fn registers_that_trap_read_and_write_as_documented() {
     const SRE: [u64; 5] = [3, 0, 12, 12, 5];
     const MDSCR: [u64; 5] = [2, 0, 0, 2, 2];
     const SGI1R: [u64; 5] = [3, 0, 12, 11, 5];
+    const ASGI1R: [u64; 5] = [3, 0, 12, 11, 6];
+    const SGI0R: [u64; 5] = [3, 0, 12, 11, 7];
     let mut m = Machine::new(true);
     assert_eq!(m.run([mrs(PFR0, 5), mrs(SRE, 6), mrs(SRE, 31)]), irq());
     assert_eq!((m.gp().x[5], m.gp().x[6]), (0x11, 7));
@@ -500,9 +502,11 @@ fn registers_that_trap_read_and_write_as_documented() {
     let kept = 1 | 1 << 12 | 1 << 13;
     assert_eq!((m.gp().x[3], m.gp().x[6]), (u64::MAX, kept));
     assert_eq!(m.el1().mdscr, kept);
-    let sgi = exit(ExitReason::Sgi, [0x0102_0304, 0, 0]);
-    assert_eq!(m.run([msr(SGI1R, 0x0102_0304)]), sgi);
-    assert_eq!(m.gp().pc, ENTRY + 32);
+    for (register, groups) in [(SGI1R, 1), (ASGI1R, 0), (SGI0R, 0)] {
+        let sgi = exit(ExitReason::Sgi, [0x0102_0304, groups, 0]);
+        assert_eq!(m.run([msr(register, 0x0102_0304)]), sgi);
+    }
+    assert_eq!(m.gp().pc, ENTRY + 40);
 }
 
 /// Both timers' lines and deadlines are told in the hostvisor's own time, whatever the guest's is.

@@ -36,24 +36,40 @@ fn nothing_is_written_when_there_is_nothing_to_take() {
 }
 
 #[test]
+fn what_sends_sgis_of_group_0_sends_no_other() {
+    let mut vgic = running(3);
+    let sgi = |n: u64| n << 24 | 0b111;
+    assert!(vgic.send_sgi(0, sgi(5), false).is_empty(), "all in group 1");
+    // SGI 5 of vCPU 1 in group 0.
+    let igroupr = sgi_frame(1) + IGROUPR;
+    let _ = vgic.write(1, igroupr, 4, u64::from(!(1u32 << 5)));
+    assert_eq!(vgic.send_sgi(0, sgi(5), false), KickMask(0b010));
+    let mut lrs = [0; LRS];
+    assert_eq!(vgic.fill(1, &mut lrs).count, 1);
+    assert_eq!((lrs[0] & LR_GROUP1, lrs[0] as u32), (0, 5));
+    assert!(!vgic.deliverable(0) && !vgic.deliverable(2));
+    assert!(vgic.send_sgi(0, sgi(6), false).is_empty(), "in group 1");
+}
+
+#[test]
 fn an_sgi_reaches_whom_it_names() {
     let mut vgic = running(4);
-    assert_eq!(vgic.send_sgi(0, 5 << 24 | 0b1010), KickMask(0b1010));
+    assert_eq!(vgic.send_sgi(0, 5 << 24 | 0b1010, true), KickMask(0b1010));
     assert!(
         vgic.deliverable(1) && vgic.deliverable(3) && !vgic.deliverable(0) && !vgic.deliverable(2)
     );
     assert_eq!(
-        vgic.send_sgi(2, 1 << 40 | 6 << 24),
+        vgic.send_sgi(2, 1 << 40 | 6 << 24, true),
         KickMask(0b1011),
         "all but the sender"
     );
     assert!(
-        vgic.send_sgi(0, 0xfff0).is_empty(),
+        vgic.send_sgi(0, 0xfff0, true).is_empty(),
         "vCPUs that do not exist"
     );
     for elsewhere in [1 << 16, 1 << 32, 1 << 44, 1 << 48] {
         assert!(
-            vgic.send_sgi(0, elsewhere | 0xffff).is_empty(),
+            vgic.send_sgi(0, elsewhere | 0xffff, true).is_empty(),
             "{elsewhere:#x}"
         );
     }
@@ -154,7 +170,7 @@ fn a_run_that_did_not_happen_changes_nothing() {
     make_edge(&mut vgic, 40);
     let _ = edge(&mut vgic, 0, 40);
     let _ = vgic.set_level(0, 33, true);
-    let _ = vgic.send_sgi(0, 1);
+    let _ = vgic.send_sgi(0, 1, true);
     let mut first = [0; LRS];
     let fill = vgic.fill(0, &mut first);
     let _ = vgic.drain(0, &[]);
@@ -348,7 +364,7 @@ fn a_read_of_what_a_running_vcpu_holds_names_it_so_that_the_next_one_is_right() 
     let _ = guest.exit(&mut vgic, 1);
     assert_eq!(holders(&vgic, ISACTIVER), KickMask::NONE);
     // A private one, in another's redistributor.
-    let _ = vgic.send_sgi(0, 1 << 1);
+    let _ = vgic.send_sgi(0, 1 << 1, true);
     guest.enter(&mut vgic, 1);
     let (ipa, _) = bit_register(1, 0, ISPENDR);
     assert_eq!(vgic.holders(0, ipa, 4), KickMask(0b10));

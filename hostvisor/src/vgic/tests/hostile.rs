@@ -19,6 +19,7 @@ enum Op {
     Sgi {
         from: usize,
         value: u64,
+        either: bool,
     },
     Level {
         vcpu: usize,
@@ -66,7 +67,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (vcpu(), ipa(), size()).prop_map(|(vcpu, ipa, size)| Op::Read { vcpu, ipa, size }),
         8 => (vcpu(), ipa(), size(), value())
             .prop_map(|(vcpu, ipa, size, value)| Op::Write { vcpu, ipa, size, value }),
-        1 => (vcpu(), value()).prop_map(|(from, value)| Op::Sgi { from, value }),
+        1 => (vcpu(), value(), any::<bool>())
+            .prop_map(|(from, value, either)| Op::Sgi { from, value, either }),
         3 => (vcpu(), intid(), any::<bool>()).prop_map(|(vcpu, intid, level)| Op::Level { vcpu, intid, level }),
         3 => (vcpu(), 0usize..20).prop_map(|(vcpu, room)| Op::Fill { vcpu, room }),
         3 => (vcpu(), prop::collection::vec(any::<u64>(), 0..20)).prop_map(|(vcpu, lrs)| Op::Drain { vcpu, lrs }),
@@ -89,7 +91,7 @@ proptest! {
                     KickMask::NONE
                 }
                 Op::Write { vcpu, ipa, size, value } => vgic.write(vcpu, ipa, size, value),
-                Op::Sgi { from, value } => vgic.send_sgi(from, value),
+                Op::Sgi { from, value, either } => vgic.send_sgi(from, value, either),
                 Op::Level { vcpu, intid, level } => vgic.set_level(vcpu, intid, level),
                 Op::Fill { vcpu, room } => {
                     let mut lrs = [0; 20];
@@ -111,8 +113,8 @@ proptest! {
 fn any_number_of_vcpus_is_brought_into_range() {
     for vcpus in [0, 1, 16, 17, usize::MAX] {
         let mut vgic = Vgic::new(Model::V3, vcpus, VTIMER);
-        let _ = vgic.send_sgi(0, 1 << 40);
-        let _ = vgic.send_sgi(usize::MAX, 0xffff);
+        let _ = vgic.send_sgi(0, 1 << 40, true);
+        let _ = vgic.send_sgi(usize::MAX, 0xffff, true);
         let _ = vgic.fill(usize::MAX, &mut [0; LRS]);
         let _ = vgic.drain(usize::MAX, &[0; LRS]);
         assert!(!vgic.deliverable(usize::MAX));

@@ -218,7 +218,7 @@ impl Machine {
                     self.ideal.find(vcpu, intid).latch = true;
                 }
                 self.vgic
-                    .send_sgi(from, u64::from(intid) << 24 | u64::from(targets))
+                    .send_sgi(from, u64::from(intid) << 24 | u64::from(targets), true)
             }
             Op::Level { vcpu, intid, level } => {
                 if intid >= 16 {

@@ -36,7 +36,11 @@ fn the_distributor_says_what_it_is() {
     let _ = vgic.write(0, GICD, 4, u64::MAX);
     assert_eq!(vgic.read(0, GICD, 4), 0b11, "two enables and nothing else");
     assert_eq!(vgic.read(0, GICR + 8, 8), 0, "no redistributor");
-    assert_eq!(vgic.send_sgi(0, 1 << 40), KickMask::NONE, "ICC_SGI1R_EL1");
+    assert_eq!(
+        vgic.send_sgi(0, 1 << 40, true),
+        KickMask::NONE,
+        "ICC_SGI1R_EL1"
+    );
 }
 
 #[test]

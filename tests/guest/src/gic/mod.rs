@@ -97,7 +97,14 @@ pub(crate) fn is_v2() -> bool {
     platform::gicc().is_some()
 }
 
-pub(crate) use v3::redistributor;
+pub(crate) use v3::{acknowledge_group0, end_group0, redistributor, send_group0};
+
+/// Puts a private interrupt of this CPU into group 0 of a GICv3, and lets that group in; or back into group 1.
+pub(crate) fn set_group0(intid: u32, on: bool) {
+    let group1 = if on { !bit(intid) } else { !0 };
+    mmio::write32(register(IGROUPR, intid, 1), group1);
+    v3::enable_group0(on);
+}
 
 /// All interrupts in the group that is used: 1 on a GICv3, where they are IRQs then, 0 on a GICv2.
 fn groups() -> u32 {

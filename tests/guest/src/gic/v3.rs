@@ -52,25 +52,53 @@ pub(super) fn set_mask(priority: u8) {
     write_reg!("icc_pmr_el1", u64::from(priority));
 }
 
-pub(super) fn send(mpidr: u64, sgi: u32) {
+/// What ICC_SGI1R_EL1 and ICC_SGI0R_EL1 take.
+fn order(mpidr: u64, sgi: u32) -> u64 {
     let (aff0, aff1, aff2, aff3) = (
         mpidr & 0xff,
         mpidr >> 8 & 0xff,
         mpidr >> 16 & 0xff,
         mpidr >> 32 & 0xff,
     );
-    let value = aff3 << 48
+    aff3 << 48
         | (aff0 >> 4) << 44
         | aff2 << 32
         | u64::from(sgi) << 24
         | aff1 << 16
-        | 1 << (aff0 & 0xf);
-    write_reg!("icc_sgi1r_el1", value);
+        | 1 << (aff0 & 0xf)
+}
+
+pub(super) fn send(mpidr: u64, sgi: u32) {
+    write_reg!("icc_sgi1r_el1", order(mpidr, sgi));
     instruction!("isb");
 }
 
 pub(super) fn send_others(sgi: u32) {
     write_reg!("icc_sgi1r_el1", 1 << 40 | u64::from(sgi) << 24);
+    instruction!("isb");
+}
+
+/// Lets interrupts of group 0 in, or no more.
+pub(super) fn enable_group0(on: bool) {
+    mmio::write32(platform::gicd() + CTLR, 0x12 | u32::from(on));
+    write_reg!("icc_igrpen0_el1", u64::from(on));
+    instruction!("isb");
+}
+
+/// Sends `sgi` to this CPU by ICC_SGI0R_EL1.
+pub(crate) fn send_group0(sgi: u32) {
+    write_reg!("icc_sgi0r_el1", order(cpu::mpidr(), sgi));
+    instruction!("isb");
+}
+
+pub(crate) fn acknowledge_group0() -> u32 {
+    let intid = read_reg!("icc_iar0_el1") as u32 & 0xff_ffff;
+    instruction!("dsb sy");
+    intid
+}
+
+pub(crate) fn end_group0(taken: u32) {
+    write_reg!("icc_eoir0_el1", u64::from(taken));
     instruction!("isb");
 }
 

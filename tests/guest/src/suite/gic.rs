@@ -128,6 +128,38 @@ pub(crate) fn sgi_senders() -> Verdict {
     Ok(())
 }
 
+/// An SGI in group 0 is an FIQ; ICC_SGI0R_EL1 sends it, and none that is in group 1.
+pub(crate) fn sgi_group0() -> Verdict {
+    if gic::is_v2() {
+        return Err(Problem::Skip("a GICv2 has no such register"));
+    }
+    const SGI: u32 = 7;
+    const OTHER: u32 = 8;
+    cpu::mask_fiq(true);
+    gic::set_group0(SGI, true);
+    let other = count(0, OTHER);
+    for _ in 0..20 {
+        gic::send_group0(OTHER);
+        gic::send_group0(SGI);
+        check!(
+            wait_for(1000, cpu::fiq_pending),
+            "no FIQ after ICC_SGI0R_EL1"
+        );
+        check_eq!(gic::acknowledge_group0(), SGI, "ICC_IAR0_EL1");
+        check!(!cpu::fiq_pending(), "an FIQ after its acknowledgement");
+        gic::end_group0(SGI);
+        spin(1);
+        check!(!cpu::fiq_pending(), "the FIQ came twice");
+        check!(!gic::is_active(SGI), "still active after its end");
+    }
+    check_eq!(count(0, OTHER), other, "an SGI of group 1 was taken");
+    gic::set_group0(SGI, false);
+    cpu::mask_fiq(false);
+    let before = count(0, SGI);
+    gic::send(cpu::mpidr(), SGI);
+    arrives("SGI in group 1 again", 0, SGI, before)
+}
+
 /// An SPI without a device: pending by register, enabled and disabled, edge and level, active while
 /// handled.
 pub(crate) fn spi() -> Verdict {

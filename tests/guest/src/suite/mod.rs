@@ -103,6 +103,7 @@ pub(crate) static TESTS: &[Test] = &[
     any("gic-self-sgi", gic::self_sgi),
     smp("gic-sgi", gic::sgi),
     smp("gic-sgi-senders", gic::sgi_senders),
+    any("gic-sgi-group0", gic::sgi_group0),
     any("gic-spi", gic::spi),
     any("gic-priority", gic::priority),
     any("gic-many-pending", gic::many_pending),

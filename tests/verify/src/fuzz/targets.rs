@@ -160,7 +160,7 @@ pub fn vgic(bytes: &[u8]) {
                 continue;
             }
             1..=3 => vgic.write(vcpu, address(&mut rng), size, rng.word()),
-            4 => vgic.send_sgi(vcpu, rng.word()),
+            4 => vgic.send_sgi(vcpu, rng.word(), rng.one_in(2)),
             5 => vgic.set_level(vcpu, rng.below(1100) as u32, rng.one_in(2)),
             6 => {
                 let (lrs, count) = &mut lists[vcpu];

@@ -379,9 +379,10 @@ impl Generator<'_> {
                 self.sys_reg(esr)
             }
             9 => {
-                // ICC_SGI1R_EL1, CNTP_TVAL, CNTP_CTL, CNTP_CVAL, MDSCR_EL1 and an ID register.
+                // ICC_SGI1R_EL1, ICC_SGI0R_EL1, CNTP_TVAL, CNTP_CTL, CNTP_CVAL, MDSCR_EL1 and an ID register.
                 let (op0, op1, crn, crm, op2) = self.rng.pick(&[
                     (3, 0, 12, 11, 5),
+                    (3, 0, 12, 11, 7),
                     (3, 3, 14, 2, 0),
                     (3, 3, 14, 2, 1),
                     (3, 3, 14, 2, 2),
