@@ -19,6 +19,8 @@ pub struct Cpu {
     pub slice_over: AtomicBool,
     /// When the slice ends; `u64::MAX` while nobody waits.
     slice_end: AtomicU64,
+    /// When the guest here is to be left at latest; `u64::MAX` if that does not matter.
+    look_by: AtomicU64,
     /// What CNTP is armed for.
     armed: AtomicU64,
     timers: Mutex<SoftTimers<Alarm>>,
@@ -35,6 +37,9 @@ pub struct Cpu {
 /// Who has more to do than in one go does the rest after this part of a second, 50 us.
 const SOON_IN_A_SECOND: u64 = 20_000;
 
+/// An interrupt that was left comes after this part of a second, 100 us, if the guest does not exit before.
+const LOOKS_IN_A_SECOND: u64 = 10_000;
+
 /// All CPUs; those beyond the machine's number are never online.
 pub static CPUS: [Cpu; MAX_CPUS] = [const {
     Cpu {
@@ -42,6 +47,7 @@ pub static CPUS: [Cpu; MAX_CPUS] = [const {
         online: AtomicBool::new(false),
         slice_over: AtomicBool::new(false),
         slice_end: AtomicU64::new(u64::MAX),
+        look_by: AtomicU64::new(u64::MAX),
         armed: AtomicU64::new(u64::MAX),
         timers: Mutex::new(SoftTimers::new()),
         guest_ticks: AtomicU64::new(0),
@@ -147,8 +153,25 @@ impl Cpu {
         self.slice_end.load(Ordering::Relaxed) != u64::MAX
     }
 
+    /// Has the vCPU here leave its guest soon, unless it does so by itself. It is not taken back: one that comes too
+    /// early is only a look.
+    pub fn look_soon(&self) {
+        if self.look_by.load(Ordering::Relaxed) == u64::MAX {
+            let pause = hw::frequency() / LOOKS_IN_A_SECOND;
+            self.look_by
+                .store(hw::now().saturating_add(pause), Ordering::Relaxed);
+            self.program(u64::MAX);
+        }
+    }
+
+    /// The end of the slice, or of the time in which nobody looks.
+    fn next(&self) -> u64 {
+        let slice = self.slice_end.load(Ordering::Relaxed);
+        slice.min(self.look_by.load(Ordering::Relaxed))
+    }
+
     fn program(&self, timers: u64) {
-        let next = timers.min(self.slice_end.load(Ordering::Relaxed));
+        let next = timers.min(self.next());
         // An earlier interrupt than needed is only a look; do not write the registers for it.
         if next < self.armed.load(Ordering::Relaxed) {
             self.armed.store(next, Ordering::Relaxed);
@@ -166,6 +189,9 @@ impl Cpu {
             self.slice_end.store(u64::MAX, Ordering::Relaxed);
             self.slice_over.store(true, Ordering::Relaxed);
         }
+        if now >= self.look_by.load(Ordering::Relaxed) {
+            self.look_by.store(u64::MAX, Ordering::Relaxed);
+        }
         loop {
             // Not rung under the lock: that may arm, or drop the last reference to a VM.
             let due = self.timers.lock().pop_due(now);
@@ -174,11 +200,7 @@ impl Cpu {
                 None => break,
             }
         }
-        let next = self
-            .timers
-            .lock()
-            .next()
-            .min(self.slice_end.load(Ordering::Relaxed));
+        let next = self.timers.lock().next().min(self.next());
         self.armed.store(next, Ordering::Relaxed);
         hw::set_deadline(next);
     }
@@ -204,5 +226,25 @@ mod tests {
         assert!(cpu.has_slice() && !cpu.slice_over.load(Ordering::Relaxed));
         cpu.run_timers();
         assert!(cpu.has_slice() && !cpu.slice_over.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn who_is_to_look_soon_does_so_once() {
+        let cpu = get(MAX_CPUS - 2);
+        let look_by = || cpu.look_by.load(Ordering::Relaxed);
+        cpu.look_soon();
+        let first = look_by();
+        assert_ne!(first, u64::MAX);
+        assert_eq!(cpu.armed.load(Ordering::Relaxed), first);
+        // Asked again, it is not put off.
+        cpu.look_by.store(first - 1, Ordering::Relaxed);
+        cpu.look_soon();
+        assert_eq!(look_by(), first - 1);
+        // Due.
+        cpu.look_by.store(0, Ordering::Relaxed);
+        cpu.armed.store(0, Ordering::Relaxed);
+        cpu.run_timers();
+        assert_eq!(look_by(), u64::MAX);
+        assert_eq!(cpu.armed.load(Ordering::Relaxed), u64::MAX);
     }
 }

@@ -143,7 +143,7 @@ impl Bus {
             .map_or(Written::Done, |slot| slot.write(offset, size, value))
     }
 
-    /// Goes on with what [`Written::More`] said. True if there still is more.
+    /// Goes on with what [`Written::More`] or [`Written::Interrupt`] said. True if there still is more.
     #[must_use]
     pub fn resume(&self, slot: u32) -> bool {
         self.slot(slot).is_some_and(Transport::resume)

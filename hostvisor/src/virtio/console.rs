@@ -3,7 +3,7 @@
 //! It stands beside the PL011 and shares the VM's terminal with it: what either prints is shown, and what is typed goes
 //! to this device while a driver runs it, to the PL011 before and after.
 
-use super::device::{CONFIG, Device, Link};
+use super::device::{CONFIG, Device, Left, Link};
 use super::queue::{Chain, Queue, Violation};
 use super::transfer;
 use crate::hw::Mutex;
@@ -214,12 +214,12 @@ impl Device for Console {
         });
     }
 
-    fn notify(&self, queue: usize) -> bool {
+    fn notify(&self, queue: usize) -> Left {
         if queue == TRANSMIT {
-            return self.print();
+            return Left::buffers(self.print());
         }
         self.deliver(&mut self.receive.lock());
-        false
+        Left::Nothing
     }
 
     fn resume(&self) -> bool {

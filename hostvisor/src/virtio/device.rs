@@ -43,6 +43,25 @@ const REPORTS: u32 = 8;
 /// Bytes of device-specific configuration space, the most any device here has.
 pub const CONFIG: usize = 64;
 
+/// What a device that was notified has left to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// Buffers, for [`Device::resume`].
+    Buffers,
+    /// An interrupt, for [`Device::resume`].
+    Interrupt,
+}
+
+impl Left {
+    /// Buffers or nothing.
+    pub const fn buffers(some: bool) -> Self {
+        if some { Self::Buffers } else { Self::Nothing }
+    }
+}
+
 /// The interrupt line of a device, in its VM's interrupt controller.
 pub trait Line: Send + Sync {
     /// Makes line `intid` what `pending` says *under the interrupt controller's lock*, so that of two that change
@@ -221,10 +240,10 @@ pub trait Device: Send + Sync {
     /// The driver is ready: `features` is what was negotiated, a queue that the driver has not set up is `None`.
     fn activate(&self, features: u64, queues: Vec<Option<Queue>>);
 
-    /// There may be buffers in queue `queue`. Bounded work; true if there is more, for [`Device::resume`].
-    fn notify(&self, queue: usize) -> bool;
+    /// There may be buffers in queue `queue`. Bounded work.
+    fn notify(&self, queue: usize) -> Left;
 
-    /// Goes on with what was left. True if there still is more.
+    /// Goes on with what was left. True if there still are buffers; an interrupt is not left again.
     fn resume(&self) -> bool {
         false
     }

@@ -5,7 +5,7 @@
 //! refused; what it tells of its queues is taken at DRIVER_OK, once.
 
 use super::device::{
-    Device, F_ACCESS_PLATFORM, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, Link, status,
+    Device, F_ACCESS_PLATFORM, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, Left, Link, status,
 };
 use super::queue::{Options, Place, Queue, Violation};
 use crate::hw::Mutex;
@@ -55,6 +55,8 @@ pub enum Written {
     Done,
     /// The device has more to do: [`Transport::resume`], soon.
     More,
+    /// The device has left an interrupt: [`Transport::resume`], soon, or when the driver has notified for the last time.
+    Interrupt,
     /// The device has been reset, but the machine's devices are still at work on buffers of the guest's: it must not
     /// go on until [`Transport::is_idle`].
     Draining,
@@ -205,8 +207,12 @@ impl Transport {
         match offset {
             QUEUE_NOTIFY => {
                 // Without F_NOTIFICATION_DATA all of it is the queue's index.
-                if self.link.is_live() && self.device.notify(value as usize) {
-                    return Written::More;
+                if self.link.is_live() {
+                    return match self.device.notify(value as usize) {
+                        Left::Nothing => Written::Done,
+                        Left::Buffers => Written::More,
+                        Left::Interrupt => Written::Interrupt,
+                    };
                 }
             }
             INTERRUPT_ACK => self.link.acknowledge(value),
@@ -326,7 +332,7 @@ impl Transport {
         // Buffers that were made available before, and whose notifications were not for a live device.
         let mut more = false;
         for index in 0..registers.queues.len() {
-            more |= self.device.notify(index);
+            more |= self.device.notify(index) != Left::Nothing;
         }
         if more { Written::More } else { Written::Done }
     }
@@ -353,9 +359,16 @@ impl Transport {
         Ok(queue.of_chains_up_to(self.device.longest_chain(index)))
     }
 
-    /// Goes on with what [`Written::More`] said. True if there still is more.
+    /// Goes on with what [`Written::More`] or [`Written::Interrupt`] said. True if there still is more.
     pub fn resume(&self) -> bool {
         self.link.is_live() && self.device.resume()
+    }
+
+    /// True if `offset` is where a driver notifies.
+    #[inline]
+    #[must_use]
+    pub const fn notifies(offset: u64) -> bool {
+        offset == QUEUE_NOTIFY
     }
 
     /// True if no device of the machine is at work on the guest's buffers.

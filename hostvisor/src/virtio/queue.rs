@@ -398,16 +398,36 @@ impl Queue {
     /// Shows the driver all that was given back. True if it wants an interrupt for that.
     #[inline]
     pub fn publish(&mut self) -> Result<bool, Violation> {
-        if self.filled == self.published {
+        let wants = self.show()?;
+        self.asked = self.published;
+        Ok(wants)
+    }
+
+    /// Shows the driver all that was given back. True if it wants an interrupt for that as yet: [`Self::publish`] asks
+    /// once more.
+    #[inline]
+    pub fn show(&mut self) -> Result<bool, Violation> {
+        if self.filled != self.published {
+            self.used.store_release16(INDEX, self.filled)?;
+            self.published = self.filled;
+        }
+        let wants = self.ask()?;
+        if !wants {
+            self.asked = self.published;
+        }
+        Ok(wants)
+    }
+
+    /// True if the driver wants an interrupt for what was shown since it was asked last.
+    #[inline]
+    fn ask(&self) -> Result<bool, Violation> {
+        if self.published == self.asked {
             return Ok(false);
         }
-        self.used.store_release16(INDEX, self.filled)?;
-        self.published = self.filled;
         fence(Ordering::SeqCst);
-        let before = core::mem::replace(&mut self.asked, self.filled);
         if self.options.event_index {
             let event = self.available.load16(available_entry(self.size))?;
-            Ok(passes(event, self.filled, before))
+            Ok(passes(event, self.published, self.asked))
         } else {
             Ok(self.available.load16(0)? & NO_INTERRUPT == 0)
         }

@@ -3,7 +3,7 @@
 //! The bytes come from the hostvisor's generator, which a protected VM has no reason to trust: its kernel
 //! mixes them with what else it has, and they never make that worse.
 
-use super::device::{CONFIG, Device, Link};
+use super::device::{CONFIG, Device, Left, Link};
 use super::queue::{Chain, Queue, Violation};
 use super::transfer;
 use crate::hw::Mutex;
@@ -86,7 +86,11 @@ impl Device for Rng {
         *self.queue.lock() = queue.map(|queue| (queue, Chain::default()));
     }
 
-    fn notify(&self, _queue: usize) -> bool {
+    fn notify(&self, _queue: usize) -> Left {
+        Left::buffers(self.resume())
+    }
+
+    fn resume(&self) -> bool {
         let mut guard = self.queue.lock();
         let Some((queue, chain)) = guard.as_mut() else {
             return false;
@@ -99,10 +103,6 @@ impl Device for Rng {
                 false
             }
         }
-    }
-
-    fn resume(&self) -> bool {
-        self.notify(0)
     }
 
     fn reset(&self) {

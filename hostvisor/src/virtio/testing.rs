@@ -350,10 +350,11 @@ impl TestDevice {
         self.transport.read(offset, 4) as u32
     }
 
-    /// Writes a register, and goes on as long as the device has more to do.
+    /// Writes a register, and has the device do all that it leaves.
     pub fn set(&self, offset: u64, value: u32) {
-        if self.transport.write(offset, 4, value.into()) == Written::More {
-            while self.transport.resume() {}
+        match self.transport.write(offset, 4, value.into()) {
+            Written::More | Written::Interrupt => while self.transport.resume() {},
+            Written::Done | Written::Draining => {}
         }
     }
 

@@ -5,7 +5,7 @@ use super::run::{Leave, Next, Running, slice};
 use crate::cpu::SCHEDULER;
 use crate::devices::{Line, Target, decode};
 use crate::vgic::{KickMask, Vgic};
-use crate::virtio::mmio::Written;
+use crate::virtio::mmio::{Transport, Written};
 use crate::{clock, console, gic, hw, interrupts, service};
 use abi::run::{self as page, ExitReason};
 use core::sync::atomic::Ordering;
@@ -19,6 +19,10 @@ fn target(ipa: u64, size: u64) -> Option<Target> {
 impl Running<'_> {
     /// Serves one exit.
     pub(super) fn serve(&mut self, reason: Option<ExitReason>, [a, b, c]: [u64; 3]) -> Next {
+        // A driver that notifies goes on, and may have no use for the interrupts that were left. Other writes: below.
+        if reason != Some(ExitReason::MmioWrite) {
+            self.settle_devices();
+        }
         match reason {
             Some(ExitReason::MmioWrite) => self.mmio_write(a, b, c),
             Some(ExitReason::MmioRead) => self.mmio_read(a, b),
@@ -136,7 +140,14 @@ impl Running<'_> {
                 match self.vm.virtio.write(slot, offset, size, value) {
                     Written::Done => {}
                     Written::More => self.vm.resume_later(self.this, slot),
+                    Written::Interrupt => {
+                        self.owing |= 1 << slot;
+                        self.this.look_soon();
+                    }
                     Written::Draining => self.local.draining = Some(slot),
+                }
+                if Transport::notifies(offset) {
+                    return;
                 }
             }
             Some(target) => {
@@ -155,6 +166,8 @@ impl Running<'_> {
             }
             None => {}
         }
+        // Afterwards: what the driver acknowledged is not what it is told now.
+        self.settle_devices();
     }
 
     fn mmio_read(&mut self, ipa: u64, size: u64) {

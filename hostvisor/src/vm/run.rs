@@ -73,6 +73,7 @@ pub fn run(me: usize, task: VcpuRef) {
                 refresh: true,
                 grace: Grace::new(hw::frequency()),
                 by_interrupt: false,
+                owing: 0,
             };
             on.come();
             let leave = on.enter_until_leave();
@@ -139,6 +140,8 @@ pub(super) struct Running<'a> {
     grace: Grace,
     /// An interrupt, and nothing that the guest did, ended its last run.
     pub(super) by_interrupt: bool,
+    /// Bit n: the device in virtio slot n has left an interrupt.
+    pub(super) owing: u32,
 }
 
 impl<'a> Running<'a> {
@@ -169,6 +172,7 @@ impl<'a> Running<'a> {
         if leave == Leave::Off && self.local.timer_on.take() == Some(self.me) {
             self.this.disarm(self.task.key());
         }
+        self.settle_devices();
         if self.local.filled != 0 {
             let kicks = self.settle().1;
             self.vm.kick_all(kicks.without(self.task.index));
@@ -281,6 +285,14 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// Devices go on that have left an interrupt.
+    #[inline]
+    pub(super) fn settle_devices(&mut self) {
+        if self.owing != 0 {
+            resume_devices(self.vm, self.this, core::mem::take(&mut self.owing));
+        }
+    }
+
     /// The timers' lines as they are now: a deadline may have passed since the last exit.
     fn lines_now(&self) -> u64 {
         let page = &self.local.page;
@@ -375,6 +387,17 @@ impl<'a> Running<'a> {
     fn share(&self) {
         if !self.this.has_slice() {
             self.this.start_slice(slice(self.me));
+        }
+    }
+}
+
+/// The devices in the slots whose bits are set go on. Not inline, and not a method: most exits find nothing owed.
+#[cold]
+#[inline(never)]
+fn resume_devices(vm: &Arc<Vm>, this: &Cpu, owing: u32) {
+    for slot in (0..u32::BITS).filter(|slot| owing >> slot & 1 != 0) {
+        if vm.virtio.resume(slot) {
+            vm.resume_later(this, slot);
         }
     }
 }

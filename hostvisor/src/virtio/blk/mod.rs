@@ -10,7 +10,7 @@
 mod config;
 mod request;
 
-use super::device::{CONFIG, Device, Link};
+use super::device::{CONFIG, Device, Left, Link};
 use super::queue::{Chain, Queue, Violation};
 use super::transfer;
 use crate::hw::{self, Mutex};
@@ -441,8 +441,8 @@ impl Device for Blk {
         }
     }
 
-    fn notify(&self, _queue: usize) -> bool {
-        self.disk.serve()
+    fn notify(&self, _queue: usize) -> Left {
+        Left::buffers(self.disk.serve())
     }
 
     fn resume(&self) -> bool {

@@ -12,7 +12,7 @@
 mod receive;
 mod transmit;
 
-use super::device::{CONFIG, Device, Link};
+use super::device::{CONFIG, Device, Left, Link};
 use super::queue::{Queue, Violation};
 use crate::hw::Mutex;
 use crate::net::feature::{self, LINK_UP, sends, takes};
@@ -175,18 +175,19 @@ impl Device for Net {
         *self.transmitter.lock() = transmit.map(|queue| Transmitter::new(queue, sends(features)));
     }
 
-    fn notify(&self, queue: usize) -> bool {
+    fn notify(&self, queue: usize) -> Left {
         match queue {
-            RECEIVE => self.interface.refilled(),
-            TRANSMIT => self.transmit(),
-            _ => false,
+            RECEIVE => Left::buffers(self.interface.refilled()),
+            TRANSMIT => self.transmit(false),
+            _ => Left::Nothing,
         }
     }
 
     fn resume(&self) -> bool {
         // One after the other: neither is to be forgotten for the other.
         let receiving = self.interface.refilled();
-        self.transmit() | receiving
+        let sending = self.transmit(true);
+        sending == Left::Buffers || receiving
     }
 
     fn reset(&self) {

@@ -7,9 +7,10 @@ use crate::net::offload::{self, Accepts, Fault};
 use crate::net::switch::{Counters, PortId};
 use crate::net::{MAX_FRAME, NetHeader};
 use crate::segment;
+use crate::virtio::device::Left;
 use crate::virtio::queue::{Chain, Queue, Violation};
 use crate::virtio::transfer;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 
 /// Most frames, and bytes given to others, in one go.
 const FRAMES: usize = 64;
@@ -36,38 +37,45 @@ impl Transmitter {
 }
 
 impl Net {
-    /// Sends what is in the queue. True if there is more than is done in one go.
+    /// Sends what is in the queue.
     ///
-    /// Two CPUs may notify at once. The second one does not wait: it leaves word, and the first looks again.
-    pub(super) fn transmit(&self) -> bool {
-        self.notified.store(true, Ordering::SeqCst);
+    /// Unless it is to come `at_once`, the interrupt is left: a driver that goes on sending frees the buffers by itself, and
+    /// needs none before the last.
+    ///
+    /// Two CPUs may notify at once. The second one does not wait: it leaves word, and the first looks again, at the
+    /// interrupt, too.
+    pub(super) fn transmit(&self, at_once: bool) -> Left {
+        self.notified.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let mut left = Left::Nothing;
         loop {
             let Some(mut guard) = self.transmitter.try_lock() else {
-                return false;
+                return left;
             };
-            let mut more = false;
-            while !more && self.notified.swap(false, Ordering::SeqCst) {
+            while left != Left::Buffers && self.notified.swap(false, Ordering::SeqCst) {
                 let Some(transmitter) = guard.as_mut() else {
-                    return false;
+                    return Left::Nothing;
                 };
-                match self.send(transmitter) {
-                    Ok(left) => more = left,
+                match self.send(transmitter, at_once) {
+                    Ok(after) => left = after,
                     Err(violation) => {
                         *guard = None;
                         self.interface.broken(TRANSMIT, &violation);
-                        return false;
+                        return Left::Nothing;
                     }
                 }
             }
             drop(guard);
-            // Who came after the last look found the lock taken.
-            if more || !self.notified.load(Ordering::SeqCst) {
-                return more;
+            // Who came after the last look found the lock taken. Between the fences: either they find it free, or this
+            // finds their word.
+            fence(Ordering::SeqCst);
+            if left == Left::Buffers || !self.notified.load(Ordering::Relaxed) {
+                return left;
             }
         }
     }
 
-    fn send(&self, transmitter: &mut Transmitter) -> Result<bool, Violation> {
+    fn send(&self, transmitter: &mut Transmitter, at_once: bool) -> Result<Left, Violation> {
         let Transmitter {
             queue,
             chain,
@@ -82,14 +90,20 @@ impl Net {
                 bytes += self.send_one(chain, *sends, port)?;
                 queue.push(chain.head, 0)?;
             }
-            if queue.publish()? {
-                self.interface.link.used_buffers();
+            let more = frames >= FRAMES || bytes >= BYTES;
+            let mut left = Left::Nothing;
+            if at_once || more {
+                if queue.publish()? {
+                    self.interface.link.used_buffers();
+                }
+            } else if queue.show()? {
+                left = Left::Interrupt;
             }
-            if frames >= FRAMES || bytes >= BYTES {
-                return Ok(true);
+            if more {
+                return Ok(Left::Buffers);
             }
             if !queue.want_notifications()? {
-                return Ok(false);
+                return Ok(left);
             }
         }
     }

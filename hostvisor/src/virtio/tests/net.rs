@@ -7,7 +7,7 @@ use crate::virtio::mmio::Written;
 use crate::virtio::net::Net;
 use crate::virtio::testing::{TestDevice, TestGuest, TestQueue};
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 use proptest::prelude::*;
 
 const CSUM: u64 = 1;
@@ -246,6 +246,150 @@ fn one_notification_sends_all_that_is_queued() {
         assert_eq!(b.take().unwrap().1, frame(2, 1, 100, n));
     }
     assert!(b.device.line.level.load(Ordering::SeqCst));
+}
+
+/// A pair, and what notifying without the look that follows does to the sender: an interrupt is left, and none is there.
+fn sends(features: u64) -> (Peer, Peer, impl Fn(&mut Peer, u8)) {
+    let (a, mut b) = pair(features, FULL);
+    b.offer(100, 1536);
+    (a, b, |a: &mut Peer, n| {
+        a.queue(&NetHeader::default(), &frame(2, 1, 60, n), 12);
+        let written = a.device.transport.write(0x50, 4, 1);
+        assert_eq!(written, Written::Interrupt);
+        assert_eq!(a.device.get(0x60), 0);
+    })
+}
+
+#[test]
+fn the_interrupt_for_what_was_sent_comes_once_and_later() {
+    for features in [FULL, FULL & !F_EVENT_IDX] {
+        let (mut a, mut b, send) = sends(features);
+        for n in 0..3 {
+            send(&mut a, n);
+            assert_eq!(b.take().unwrap().1, frame(2, 1, 60, n), "delivered at once");
+        }
+        assert!(!a.device.transport.resume());
+        assert_eq!(a.device.get(0x60), 1);
+        assert!(a.device.line.level.load(Ordering::SeqCst));
+        a.device.set(0x64, 1);
+        assert!(!a.device.transport.resume());
+        assert_eq!(a.device.get(0x60), 0, "there is nothing new");
+    }
+}
+
+#[test]
+fn a_driver_that_has_seen_what_was_sent_gets_no_interrupt_for_it() {
+    let (mut a, _b, send) = sends(FULL);
+    for n in 0..3 {
+        send(&mut a, n);
+        assert!(a.transmit.take(&a.guest).is_some());
+        a.transmit.want(&a.guest, a.transmit.seen);
+    }
+    assert!(!a.device.transport.resume());
+    assert_eq!(a.device.get(0x60), 0);
+    // The next one is one too many.
+    send(&mut a, 3);
+    assert!(!a.device.transport.resume());
+    assert_eq!(a.device.get(0x60), 1);
+}
+
+#[test]
+fn a_driver_that_wants_no_interrupt_is_not_asked_again() {
+    for features in [FULL, FULL & !F_EVENT_IDX] {
+        let (mut a, _b) = pair(features, FULL);
+        // An index that is not passed, or VIRTQ_AVAIL_F_NO_INTERRUPT.
+        a.transmit.want(&a.guest, 100);
+        a.guest.write16(a.transmit.place.available, 1);
+        a.queue(&NetHeader::default(), &frame(2, 1, 60, 0), 12);
+        assert_eq!(a.device.transport.write(0x50, 4, 1), Written::Done);
+        a.guest.write16(a.transmit.place.available, 0);
+        assert!(!a.device.transport.resume());
+        assert_eq!(a.device.get(0x60), 0);
+    }
+}
+
+#[test]
+fn a_notification_is_not_lost_while_another_cpu_interrupts() {
+    let (mut a, _b) = pair(FULL, FULL);
+    let at = a.guest.allocate(4096, 4096);
+    a.guest.write(at + 12, &frame(2, 1, 60, 0));
+    let Peer {
+        guest,
+        device,
+        transmit: queue,
+        ..
+    } = &mut a;
+    let notify = || {
+        if device.transport.write(0x50, 4, 1) == Written::Interrupt {
+            assert!(!device.transport.resume());
+        }
+    };
+    const ROUNDS: u32 = 30_000;
+    let (begun, ended) = (AtomicU32::new(0), AtomicU32::new(0));
+    let reach = |mark: &AtomicU32, round| {
+        while mark.load(Ordering::SeqCst) < round {
+            core::hint::spin_loop();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..=ROUNDS {
+                reach(&begun, round);
+                (0..50).for_each(|_| assert!(!device.transport.resume()));
+                ended.store(round, Ordering::SeqCst);
+            }
+        });
+        let mut lost = 0;
+        for round in 1..=ROUNDS {
+            queue.want(guest, queue.seen);
+            queue.add(guest, &[(at, 72, false)]);
+            begun.store(round, Ordering::SeqCst);
+            notify();
+            reach(&ended, round);
+            lost += u32::from(queue.take(guest).is_none() || device.get(0x60) != 1);
+            device.set(0x64, 1);
+        }
+        assert_eq!(lost, 0);
+    });
+}
+
+#[test]
+fn a_reset_forgets_an_interrupt_that_was_left() {
+    let (mut a, _b, send) = sends(FULL);
+    send(&mut a, 0);
+    a.device.set(0x70, 0);
+    assert!(!a.device.transport.resume());
+    assert_eq!(a.device.get(0x60), 0);
+}
+
+#[test]
+fn a_driver_whose_ring_cannot_be_read_when_it_is_asked_is_broken() {
+    let switch = Arc::new(Switch::new("test"));
+    let mut a = Peer::new(&switch, 1, FULL, true);
+    a.queue(&NetHeader::default(), &frame(2, 1, 60, 0), 12);
+    let written = a.device.transport.write(0x50, 4, 1);
+    assert_eq!(written, Written::Interrupt);
+    a.guest.share(a.transmit.place.available, false);
+    assert!(!a.device.transport.resume());
+    assert!(a.device.is_broken());
+}
+
+#[test]
+fn who_sends_more_than_goes_at_once_is_interrupted_at_once() {
+    let (mut a, mut b) = pair(FULL, FULL);
+    b.offer(120, 1536);
+    for n in 0..64 {
+        a.queue(&NetHeader::default(), &frame(2, 1, 60, n), 12);
+    }
+    assert_eq!(a.device.transport.write(0x50, 4, 1), Written::More);
+    assert_eq!(a.device.get(0x60), 1);
+    a.device.set(0x64, 1);
+    // What is left then has its interrupt with the rest.
+    while a.transmit.take(&a.guest).is_some() {}
+    a.transmit.want(&a.guest, 64);
+    a.queue(&NetHeader::default(), &frame(2, 1, 60, 64), 12);
+    assert!(!a.device.transport.resume());
+    assert_eq!(a.device.get(0x60), 1);
 }
 
 #[test]
