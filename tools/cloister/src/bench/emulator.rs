@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::contender::Contender;
 use crate::error::io_reason;
-use crate::run::{HEADLESS, REPEATABLE};
+use crate::run::{HEADLESS, repeatable};
 
 /// The machine, the same for all that have a hypervisor; without one, the processor has no EL2.
 const MACHINE: &str = "virt,virtualization=on,gic-version=3";
@@ -97,6 +97,8 @@ pub(super) struct Machine<'a> {
     pub(super) megabytes: u32,
     /// Whether it has a disk, with the serial number `bench`.
     pub(super) disk: bool,
+    /// QEMU's, for what a machine takes from chance.
+    pub(super) seed: u32,
 }
 
 /// What QEMU loads.
@@ -123,7 +125,7 @@ impl Machine<'_> {
         add(&["-smp", &self.cpus.to_string(), "-m", &memory]);
         add(&HEADLESS);
         add(&["-serial", "stdio"]);
-        add(&REPEATABLE);
+        add(&repeatable(&self.seed.to_string()));
         if self.disk {
             add(&DISK);
         }
@@ -326,6 +328,7 @@ mod tests {
                 cpu,
                 megabytes: 2048,
                 disk: true,
+                seed: 1,
             };
             command_line(Path::new("qemu"), &machine.arguments(None, images))
         };

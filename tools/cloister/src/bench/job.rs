@@ -81,6 +81,7 @@ impl Job<'_> {
             cpu: self.cpu,
             megabytes: 2048,
             disk: true,
+            seed: 1,
         };
         let plugin = self.plugin()?;
         let line = machine.arguments(plugin.as_deref(), self.images()?);

@@ -11,7 +11,7 @@ mod qemu;
 mod verdict;
 
 pub(crate) use args::RunArgs;
-pub(crate) use qemu::{HEADLESS, REPEATABLE};
+pub(crate) use qemu::{HEADLESS, repeatable};
 
 use std::fs;
 use std::io::IsTerminal;

@@ -22,15 +22,18 @@ pub(crate) const HEADLESS: [&str; 7] = [
     "-no-reboot",
 ];
 
-/// Time passes by instructions executed, and chance and clock start alike: the same input, the same run.
-pub(crate) const REPEATABLE: [&str; 6] = [
-    "-icount",
-    "shift=0,sleep=off",
-    "-seed",
-    "1",
-    "-rtc",
-    "base=2026-01-01T00:00:00,clock=vm",
-];
+/// Time passes by instructions executed, and clock and chance, which is `seed`'s, start alike: the same input, the same
+/// run.
+pub(crate) const fn repeatable(seed: &str) -> [&str; 6] {
+    [
+        "-icount",
+        "shift=0,sleep=off",
+        "-seed",
+        seed,
+        "-rtc",
+        "base=2026-01-01T00:00:00,clock=vm",
+    ]
+}
 
 /// A QEMU that can be started.
 pub(crate) struct Qemu {
@@ -100,7 +103,7 @@ pub(crate) fn arguments(
         "chardev:console",
     ]);
     if args.icount {
-        add(&REPEATABLE);
+        add(&repeatable("1"));
     }
     line.extend(device_arguments(args.disk_bus, devices));
     line.push("-kernel".into());

@@ -44,6 +44,8 @@ pub(super) struct Job<'a> {
     /// Programs that the guest has beside the image's, by name: the user's files.
     pub(super) programs: &'a [(&'static str, PathBuf)],
     pub(super) contender: Contender,
+    /// QEMU's seed.
+    pub(super) seed: u32,
     pub(super) timeout: Duration,
     pub(super) paths: &'a Paths,
 }
@@ -78,7 +80,11 @@ impl Job<'_> {
             false => workloads.join("+"),
         };
         let name = self.setting.name(&workloads);
-        format!("{name}-{}", self.contender.name())
+        let seed = match self.seed {
+            1 => String::new(),
+            seed => format!("-seed{seed}"),
+        };
+        format!("{name}-{}{seed}", self.contender.name())
     }
 
     fn file(&self, ending: &str) -> PathBuf {
@@ -123,6 +129,7 @@ impl Job<'_> {
             cpu: &self.setting.cpu,
             megabytes: self.megabytes(),
             disk: false,
+            seed: self.seed,
         }
     }
 

@@ -103,6 +103,11 @@ pub(crate) struct AppArgs {
     #[arg(long, value_name = "SIZE")]
     vm_memory: Option<Size>,
 
+    /// Measure with so many of QEMU's seeds, once each, and show the run in the middle and how far chance carries
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "runs",
+          value_parser = clap::value_parser!(u32).range(1..=9))]
+    seeds: u32,
+
     /// MongoDB's own server for arm64, for the guest to run
     #[arg(long, value_name = "PATH", env = "CLOISTER_MONGOD")]
     mongod: Option<PathBuf>,
@@ -152,6 +157,14 @@ impl AppArgs {
         }
     }
 
+    /// Runs with each seed.
+    const fn runs(&self) -> u32 {
+        match self.seeds {
+            1 => self.common.runs,
+            _ => 1,
+        }
+    }
+
     fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout)
     }
@@ -168,6 +181,7 @@ impl AppArgs {
             vms: self.vms,
             vcpus: self.vcpus,
             cpu: self.common.cpu.clone(),
+            seeds: self.seeds,
             megabytes: megabytes.map_or(usual, |size| u32::try_from(size).unwrap_or(u32::MAX)),
         }
     }
@@ -234,6 +248,7 @@ impl Boot {
             workloads: &self.workloads,
             programs: &self.programs,
             contender,
+            seed: 1,
             timeout: args.timeout(),
             paths: &args.common.paths,
         }
@@ -326,8 +341,11 @@ pub(super) fn run(named: &Named) -> Result<()> {
     apart
 }
 
-/// Whether the runs agree with each other.
+/// Whether the runs agree with each other, if they are to.
 fn check(results: &AppResults) -> Result<()> {
+    if results.setting.seeds > 1 {
+        return Ok(());
+    }
     match results.widest().filter(|(_, spread)| *spread > REPEATABLE) {
         None => Ok(()),
         Some((contender, spread)) => Err(Error::machine(format_args!(
@@ -346,7 +364,10 @@ fn estimate(args: &AppArgs, jobs: &[(&Boot, Job<'_>)]) -> String {
         .iter()
         .filter(|(boot, job)| measurable(boot, job).is_ok());
     match jobs.map(|(_, job)| each(job)).sum::<Option<u64>>() {
-        Some(seconds) => format!(", at most {} s left", seconds * u64::from(args.common.runs)),
+        Some(seconds) => format!(
+            ", at most {} s left",
+            seconds * u64::from(args.runs() * args.seeds)
+        ),
         None => String::new(),
     }
 }
@@ -375,20 +396,23 @@ fn measure(
         .collect();
     let mut measure = || -> std::result::Result<(), String> {
         measurable(boot, job)?;
-        let prepared = job.prepare()?;
-        let inputs = store::inputs(qemu, &prepared)?;
-        for number in 1..=args.common.runs {
-            let place = Place::new(&args.common.paths.build, &job.name(), number);
-            let finished = match place.get(&inputs) {
-                Some(finished) => finished,
-                None => {
-                    let begin = Instant::now();
-                    let outcome = job.run(&prepared)?;
-                    place.put(&inputs, begin.elapsed().as_secs(), outcome)?
+        for seed in 1..=args.seeds {
+            let job = Job { seed, ..*job };
+            let prepared = job.prepare()?;
+            let inputs = store::inputs(qemu, &prepared)?;
+            for number in 1..=args.runs() {
+                let place = Place::new(&args.common.paths.build, &job.name(), number);
+                let finished = match place.get(&inputs) {
+                    Some(finished) => finished,
+                    None => {
+                        let begin = Instant::now();
+                        let outcome = job.run(&prepared)?;
+                        place.put(&inputs, begin.elapsed().as_secs(), outcome)?
+                    }
+                };
+                for (name, runs) in &mut all {
+                    runs.add(&prepared.command, &finished.outcome, name);
                 }
-            };
-            for (name, runs) in &mut all {
-                runs.add(&prepared.command, &finished.outcome, name);
             }
         }
         Ok(())

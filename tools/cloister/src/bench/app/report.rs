@@ -60,6 +60,7 @@ pub(in crate::bench) fn markdown(all: &[AppResults]) -> String {
             hypervisors(&mut text, part);
         }
     }
+    seeds(&mut text, all);
     measured(&mut text, all);
     repeatability(&mut text, all);
     not_run(&mut text, all);
@@ -82,6 +83,37 @@ fn hypervisors(text: &mut String, all: &[&AppResults]) {
         "\nExits for 1000 operations; with nVHE KVM and pKVM also those of the host to EL2.\n\n",
     );
     table(text, all, &[], |run| per_thousand(run, run.exits()));
+}
+
+/// How far chance carries, where it was asked.
+fn seeds(text: &mut String, all: &[AppResults]) {
+    let several: Vec<_> = all.iter().filter(|r| r.setting.seeds > 1).collect();
+    if several.is_empty() {
+        return;
+    }
+    let titles = Contender::ALL.map(Contender::title).join(" | ");
+    let _ = write!(
+        text,
+        "\n### Chance\n\nMeasured once with each of several of QEMU's seeds, from which guests take what is random. \
+         The tables above have the run in the middle;\nhere are the least and the most operations for 10⁹ instructions.\n\n\
+         | workload | seeds | {titles} |\n|---|{}\n",
+        "--:|".repeat(1 + Contender::ALL.len())
+    );
+    for results in several {
+        let _ = write!(text, "| {} | {} |", title(results), results.setting.seeds);
+        for contender in Contender::ALL {
+            let runs = results.contender(contender).map(ContenderRuns::sorted);
+            let ends = runs.and_then(|runs| Some((*runs.last()?, *runs.first()?)));
+            let range = ends.map_or_else(
+                || "–".to_owned(),
+                |(least, most)| {
+                    format!("{} – {}", rate(least.throughput()), rate(most.throughput()))
+                },
+            );
+            let _ = write!(text, " {range} |");
+        }
+        text.push('\n');
+    }
 }
 
 /// What the figures are of.
@@ -137,7 +169,7 @@ fn table(
     for results in all {
         let _ = write!(text, "| {} |", title(results));
         for contender in Contender::ALL {
-            let run = results.contender(contender).and_then(ContenderRuns::best);
+            let run = results.contender(contender).and_then(ContenderRuns::median);
             let _ = write!(text, " {} |", run.map_or_else(|| "–".to_owned(), &figure));
         }
         for (_, ratio) in ratios {
@@ -170,7 +202,7 @@ fn title(results: &AppResults) -> String {
 }
 
 fn throughput(results: &AppResults, contender: Contender) -> Option<f64> {
-    Some(results.contender(contender)?.best()?.throughput())
+    Some(results.contender(contender)?.median()?.throughput())
 }
 
 /// Cloister's open VM over the better of KVM's modes.
@@ -185,10 +217,12 @@ fn ratio_to_open(results: &AppResults) -> Option<f64> {
 }
 
 fn repeatability(text: &mut String, all: &[AppResults]) {
+    let all: Vec<_> = all.iter().filter(|r| r.setting.seeds == 1).collect();
+    if all.is_empty() {
+        return;
+    }
     text.push_str("\n### Repeatability of the applications\n\n");
-    let runs = all
-        .iter()
-        .flat_map(|r| &r.contenders)
+    let runs = (all.iter().flat_map(|r| &r.contenders))
         .map(|c| c.runs.len())
         .max();
     let widest = all.iter().filter_map(|r| {
@@ -213,7 +247,7 @@ fn repeatability(text: &mut String, all: &[AppResults]) {
     let once = all
         .iter()
         .filter(|r| r.contenders.iter().map(|c| c.runs.len()).max() == Some(1));
-    let once: Vec<String> = once.map(title).collect();
+    let once: Vec<String> = once.map(|r| title(r)).collect();
     if !once.is_empty() && runs > Some(1) {
         let _ = writeln!(text, "\nBut run only once: {}.", once.join("; "));
     }
@@ -294,6 +328,7 @@ mod tests {
                 vcpus: 1,
                 cpu: "max".to_owned(),
                 megabytes: 256,
+                seeds: 1,
             },
             versions: Versions::default(),
             packages: vec!["rt-tests 2.6".to_owned()],
@@ -336,6 +371,19 @@ mod tests {
         pair.workload = "redis-net".to_owned();
         let text = markdown(&[pair]);
         assert!(text.contains(PAIRS) && !text.contains(SEVERAL), "{text}");
+    }
+
+    #[test]
+    fn of_several_seeds_the_least_and_the_most_are_shown() {
+        assert!(!markdown(&[results()]).contains("### Chance"));
+        let mut seeds = results();
+        seeds.setting.seeds = 2;
+        let open = &mut seeds.contenders[0].runs;
+        open[1] = super::super::results::tests::run(1_900_000, 100_000);
+        let text = markdown(&[seeds]);
+        let row = "| hackbench, 5 groups, 2 VMs, 256 MB | 2 | – | 500,000 – 1,000,000 | – | 800,000 – 800,000 | – | – |";
+        assert!(text.contains(row), "{text}");
+        assert!(!text.contains("### Repeatability"), "{text}");
     }
 
     #[test]

@@ -70,8 +70,10 @@ pub(in crate::bench) struct Starts {
 /// Measures and publishes.
 pub(super) fn run(args: &AppArgs) -> Result<()> {
     let (paths, setting) = (&args.common.paths, args.setting(workload::APPS));
-    if (setting.vms, setting.vcpus) != (1, 1) {
-        return Err(Error::config("bench start: one VM with one vCPU only"));
+    if (setting.vms, setting.vcpus, setting.seeds) != (1, 1, 1) {
+        return Err(Error::config(
+            "bench start: one VM with one vCPU and one seed only",
+        ));
     }
     let mut starts = Starts {
         versions: versions::find(paths)?,
@@ -85,6 +87,7 @@ pub(super) fn run(args: &AppArgs) -> Result<()> {
             workloads: &[],
             programs: &[],
             contender,
+            seed: 1,
             timeout: args.timeout(),
             paths,
         };
