@@ -80,28 +80,37 @@ impl Job<'_> {
             false => workloads.join("+"),
         };
         let name = self.setting.name(&workloads);
-        let seed = match self.seed {
-            1 => String::new(),
-            seed => format!("-seed{seed}"),
-        };
-        format!("{name}-{}{seed}", self.contender.name())
+        format!("{name}-{}", self.contender.name())
+    }
+
+    /// A name that no other run has with another seed, either. What QEMU loads is the same for all seeds.
+    pub(super) fn run_name(&self) -> String {
+        match self.seed {
+            1 => self.name(),
+            seed => format!("{}-seed{seed}", self.name()),
+        }
     }
 
     fn file(&self, ending: &str) -> PathBuf {
         self.paths.of_run(&format!("{}.{ending}", self.name()))
     }
 
+    /// What a run with this seed leaves.
+    fn output(&self, ending: &str) -> PathBuf {
+        self.paths.of_run(&format!("{}.{ending}", self.run_name()))
+    }
+
     /// Makes the run's files. The error says what is missing.
     pub(super) fn prepare(&self) -> Result<Prepared, String> {
         let plugin = self.paths.plugin();
         let plugin = plugin.ok_or("build/bench/levels.so is missing: run 'bench/fetch plugin'")?;
-        let folder = self.file("log");
+        let folder = self.output("log");
         let folder = folder.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(|e| about(folder, &e))?;
         let images = self.images(true)?;
         let mut inputs = vec![plugin.clone(), images.kernel.clone()];
         inputs.extend(images.initrd.clone());
-        let counts = self.file("levels");
+        let counts = self.output("levels");
         let plugin = format!(
             "{},out={},vms={}",
             plugin.display(),
@@ -164,7 +173,7 @@ impl Job<'_> {
 
     /// Runs it; gives what the KVM host says about itself, and each workload's figures or why there are none.
     pub(super) fn run(&self, prepared: &Prepared) -> Result<Outcome, String> {
-        let log = self.file("log");
+        let log = self.output("log");
         let (ended, console, counts) = self.boot(prepared)?;
         let mut windows = plugin_lines(&counts, self.contender == Contender::Native, |_| false)?;
         let mut runs = BTreeMap::new();
@@ -204,7 +213,7 @@ impl Job<'_> {
 
     /// Runs QEMU: how it ended, what the machine said, and the plugin's lines.
     fn boot(&self, prepared: &Prepared) -> Result<(Result<(), String>, String, String), String> {
-        let log = self.file("log");
+        let log = self.output("log");
         let (qemu, line) = (&self.paths.qemu, &prepared.line);
         let ended = match self.contender.is_cloister() && self.setting.vms > 1 {
             true => emulator::converse(qemu, line, &log, self.timeout, &self.consoles()),
@@ -216,7 +225,7 @@ impl Job<'_> {
             emulator::check_mode(self.contender, &console)
                 .map_err(|why| format!("{why} (console: {})", log.display()))?;
         }
-        let file = self.file("levels");
+        let file = self.output("levels");
         let counts = fs::read_to_string(&file).map_err(|e| about(&file, &e))?;
         Ok((ended, console, counts))
     }

@@ -341,11 +341,8 @@ pub(super) fn run(named: &Named) -> Result<()> {
     apart
 }
 
-/// Whether the runs agree with each other, if they are to.
+/// Whether the runs agree with each other.
 fn check(results: &AppResults) -> Result<()> {
-    if results.setting.seeds > 1 {
-        return Ok(());
-    }
     match results.widest().filter(|(_, spread)| *spread > REPEATABLE) {
         None => Ok(()),
         Some((contender, spread)) => Err(Error::machine(format_args!(
@@ -401,7 +398,7 @@ fn measure(
             let prepared = job.prepare()?;
             let inputs = store::inputs(qemu, &prepared)?;
             for number in 1..=args.runs() {
-                let place = Place::new(&args.common.paths.build, &job.name(), number);
+                let place = Place::new(&args.common.paths.build, &job.run_name(), number);
                 let finished = match place.get(&inputs) {
                     Some(finished) => finished,
                     None => {

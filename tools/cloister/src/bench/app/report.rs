@@ -70,8 +70,10 @@ pub(in crate::bench) fn markdown(all: &[AppResults]) -> String {
 /// Operations for as many instructions, and what that is to others.
 fn throughputs(text: &mut String, all: &[&AppResults]) {
     let ratios: [Column; 2] = [
-        ("Cloister/KVM", ratio_to_kvm),
-        ("protected/open", ratio_to_open),
+        ("Cloister/KVM", |results| ratio_to_kvm(results).map(ratio)),
+        ("protected/open", |results| {
+            ratio_to_open(results).map(ratio)
+        }),
     ];
     table(text, all, &ratios, |run| rate(run.throughput()));
 }
@@ -91,29 +93,16 @@ fn seeds(text: &mut String, all: &[AppResults]) {
     if several.is_empty() {
         return;
     }
-    let titles = Contender::ALL.map(Contender::title).join(" | ");
-    let _ = write!(
-        text,
+    text.push_str(
         "\n### Chance\n\nMeasured once with each of several of QEMU's seeds, from which guests take what is random. \
-         The tables above have the run in the middle;\nhere are the least and the most operations for 10⁹ instructions.\n\n\
-         | workload | seeds | {titles} |\n|---|{}\n",
-        "--:|".repeat(1 + Contender::ALL.len())
+         The tables above have the run in the middle;\nhere are the least and the most operations for 10⁹ instructions.\n\n",
     );
-    for results in several {
-        let _ = write!(text, "| {} | {} |", title(results), results.setting.seeds);
-        for contender in Contender::ALL {
-            let runs = results.contender(contender).map(ContenderRuns::sorted);
-            let ends = runs.and_then(|runs| Some((*runs.last()?, *runs.first()?)));
-            let range = ends.map_or_else(
-                || "–".to_owned(),
-                |(least, most)| {
-                    format!("{} – {}", rate(least.throughput()), rate(most.throughput()))
-                },
-            );
-            let _ = write!(text, " {range} |");
-        }
-        text.push('\n');
-    }
+    let seeds: [Column; 1] = [("seeds", |results| Some(results.setting.seeds.to_string()))];
+    grid(text, &several, &seeds, &[], |runs| {
+        let runs = runs.sorted();
+        let (most, least) = (runs.first()?.throughput(), runs.last()?.throughput());
+        Some(format!("{} – {}", rate(least), rate(most)))
+    });
 }
 
 /// What the figures are of.
@@ -146,35 +135,48 @@ fn rate(operations: f64) -> String {
     }
 }
 
+fn ratio(ratio: f64) -> String {
+    format!("{ratio:.3}")
+}
+
 fn per_thousand(run: &Run, count: u64) -> String {
     thousands(count as f64 * 1000.0 / run.operations as f64)
 }
 
-type Column = (&'static str, fn(&AppResults) -> Option<f64>);
+type Column = (&'static str, fn(&AppResults) -> Option<String>);
 
-/// A row for each workload, a column for each contender and for each ratio.
+/// A row for each workload, a column for each contender's run in the middle and for each ratio.
 fn table(
     text: &mut String,
     all: &[&AppResults],
     ratios: &[Column],
     figure: impl Fn(&Run) -> String,
 ) {
-    let titles = Contender::ALL.map(Contender::title).join(" | ");
-    let _ = write!(text, "| workload | {titles} |");
-    for (title, _) in ratios {
-        let _ = write!(text, " {title} |");
-    }
-    let columns = Contender::ALL.len() + ratios.len();
-    let _ = writeln!(text, "\n|---|{}", "--:|".repeat(columns));
+    grid(text, all, &[], ratios, |runs| runs.median().map(&figure));
+}
+
+/// A row for each workload, a column for each contender, and others before and after those.
+fn grid(
+    text: &mut String,
+    all: &[&AppResults],
+    before: &[Column],
+    after: &[Column],
+    figure: impl Fn(&ContenderRuns) -> Option<String>,
+) {
+    let columns = before.iter().map(|(title, _)| *title);
+    let columns = columns.chain(Contender::ALL.map(Contender::title));
+    let columns: Vec<&str> = columns
+        .chain(after.iter().map(|(title, _)| *title))
+        .collect();
+    let (titles, rule) = (columns.join(" | "), "--:|".repeat(columns.len()));
+    let _ = writeln!(text, "| workload | {titles} |\n|---|{rule}");
     for results in all {
+        let other = |(_, cell): &Column| cell(results);
+        let own = |contender| results.contender(contender).and_then(&figure);
+        let cells = before.iter().map(other).chain(Contender::ALL.map(own));
         let _ = write!(text, "| {} |", title(results));
-        for contender in Contender::ALL {
-            let run = results.contender(contender).and_then(ContenderRuns::median);
-            let _ = write!(text, " {} |", run.map_or_else(|| "–".to_owned(), &figure));
-        }
-        for (_, ratio) in ratios {
-            let ratio = ratio(results).map_or_else(|| "–".to_owned(), |r| format!("{r:.3}"));
-            let _ = write!(text, " {ratio} |");
+        for cell in cells.chain(after.iter().map(other)) {
+            let _ = write!(text, " {} |", cell.as_deref().unwrap_or("–"));
         }
         text.push('\n');
     }

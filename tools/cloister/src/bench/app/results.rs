@@ -141,9 +141,10 @@ impl ContenderRuns {
 
     /// How far the runs are apart, as a part of the least; none with fewer than two.
     pub(super) fn spread(&self) -> Option<f64> {
-        let instructions = || self.sorted().into_iter().map(Run::instructions);
-        let (least, most) = (instructions().min()? as f64, instructions().max()? as f64);
-        (self.runs.len() > 1).then(|| (most - least) / least.max(1.0))
+        let runs = self.sorted();
+        let counts = || runs.iter().map(|run| run.instructions());
+        let (least, most) = (counts().min()? as f64, counts().max()? as f64);
+        (runs.len() > 1).then(|| (most - least) / least.max(1.0))
     }
 }
 
@@ -170,12 +171,10 @@ impl AppResults {
         self.contenders.iter().any(|c| c.median().is_some())
     }
 
-    /// The contender whose runs are furthest apart.
+    /// The contender whose runs are furthest apart; nobody's are to agree that have a seed each.
     pub(super) fn widest(&self) -> Option<(Contender, f64)> {
-        let all = self
-            .contenders
-            .iter()
-            .filter_map(|c| Some((c.name, c.spread()?)));
+        let alike = self.contenders.iter().filter(|_| self.setting.seeds == 1);
+        let all = alike.filter_map(|c| Some((c.name, c.spread()?)));
         all.reduce(|a, b| if b.1 > a.1 { b } else { a })
     }
 }
